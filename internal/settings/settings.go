@@ -1,0 +1,95 @@
+// Package settings reads a server's settings from flags and from a file with
+// the same names. The daemon and the command that starts it share it.
+package settings
+
+import (
+	"errors"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"sigs.k8s.io/yaml"
+
+	"gantry/internal/instance"
+	"gantry/internal/problem"
+)
+
+// Flags are the flags of a server. One that is given wins over the same name
+// in the file of --config, which wins over the default.
+type Flags struct {
+	set  *pflag.FlagSet
+	file string
+}
+
+// Register adds the flags to set.
+func Register(set *pflag.FlagSet) *Flags {
+	f := &Flags{set: set}
+	set.String("instance", "", "name of the server on this host (default $GANTRY_INSTANCE, else gantry)")
+	set.String("data-dir", "", "where state is kept (default /var/lib/INSTANCE)")
+	set.String("run-dir", "", "where the sockets are (default /run/INSTANCE)")
+	set.String("api-listen", "", "address of the Kubernetes API (default 127.0.0.1:6443)")
+	set.String("http-listen", "", "address of the ingress (default :80)")
+	set.StringSlice("disable", nil, "parts that are off: "+strings.Join(instance.Parts, ", "))
+	set.String("log-level", "", "debug, info, warn or error (default info)")
+	set.StringVar(&f.file, "config", "", "YAML file with the same names as the flags")
+	return f
+}
+
+// Given returns the names of the flags that are given, --instance apart.
+func (f *Flags) Given() []string {
+	var names []string
+	f.set.Visit(func(flag *pflag.Flag) {
+		switch flag.Name {
+		case "data-dir", "run-dir", "api-listen", "http-listen", "disable", "log-level", "config":
+			names = append(names, flag.Name)
+		}
+	})
+	return names
+}
+
+// Read returns the settings, with defaults filled.
+func (f *Flags) Read() (instance.Config, error) {
+	var cfg instance.Config
+	if f.file != "" {
+		data, err := os.ReadFile(f.file)
+		if err != nil {
+			return cfg, &problem.UserError{Op: "read settings", Err: err, Try: "name an existing file with --config"}
+		}
+		if err := yaml.UnmarshalStrict(data, &cfg); err != nil {
+			return cfg, &problem.UserError{Op: "read", Object: f.file, Err: plain(err), Try: "use the names of the flags that \"gantryd server --help\" lists"}
+		}
+	}
+	if cfg.Name == "" {
+		cfg.Name = os.Getenv("GANTRY_INSTANCE")
+	}
+	for flag, into := range map[string]*string{
+		"instance": &cfg.Name, "data-dir": &cfg.DataDir, "run-dir": &cfg.RunDir,
+		"api-listen": &cfg.APIListen, "http-listen": &cfg.HTTPListen, "log-level": &cfg.LogLevel,
+	} {
+		if f.set.Changed(flag) {
+			*into = f.set.Lookup(flag).Value.String()
+		}
+	}
+	if f.set.Changed("disable") {
+		cfg.Disable, _ = f.set.GetStringSlice("disable") // it is one: registered above
+	}
+	return cfg.WithDefaults()
+}
+
+// plain takes the names of Go types out of a decoder's message.
+func plain(err error) error {
+	text := strings.TrimPrefix(err.Error(), "error unmarshaling JSON: while decoding JSON: ")
+	return problem.New(problem.Invalid, "%w", errors.New(strings.TrimPrefix(text, "json: ")))
+}
+
+// Arguments returns the flags that give a server these settings.
+func Arguments(cfg instance.Config) []string {
+	args := []string{
+		"--instance=" + cfg.Name, "--data-dir=" + cfg.DataDir, "--run-dir=" + cfg.RunDir,
+		"--api-listen=" + cfg.APIListen, "--http-listen=" + cfg.HTTPListen, "--log-level=" + cfg.LogLevel,
+	}
+	if len(cfg.Disable) > 0 {
+		args = append(args, "--disable="+strings.Join(cfg.Disable, ","))
+	}
+	return args
+}

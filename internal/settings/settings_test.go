@@ -1,0 +1,60 @@
+package settings
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+
+	"gantry/internal/instance"
+	"gantry/internal/problem"
+)
+
+func read(t *testing.T, args ...string) (instance.Config, error) {
+	t.Helper()
+	set := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	f := Register(set)
+	if err := set.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	return f.Read()
+}
+
+func TestAFlagWinsOverTheFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte("instance: two\nhttp-listen: \":8080\"\ndata-dir: /from/file\ndisable: [ingress]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := read(t, "--config", file, "--data-dir", "/from/flag")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := instance.Config{Name: "two", DataDir: "/from/flag", HTTPListen: ":8080", Disable: []string{"ingress"}}.WithDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	again, err := read(t, Arguments(got)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(got, again); diff != "" {
+		t.Errorf("Arguments does not give the settings back (-want +got):\n%s", diff)
+	}
+}
+
+func TestAnUnknownNameInTheFileIsRefused(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte("http_listen: x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := read(t, "--config", file)
+	if !errors.Is(err, problem.Invalid) || problem.Try(err) == "" {
+		t.Errorf("got %v", err)
+	}
+}
