@@ -1,0 +1,273 @@
+package image
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+
+	"gantry/internal/problem"
+	"gantry/internal/tree"
+)
+
+// maxDocument bounds a JSON file of an archive, maxDocuments all of them.
+const (
+	maxDocument  = 8 << 20
+	maxDocuments = 128 << 20
+)
+
+// Load reads images from an archive that docker save wrote, or from an OCI
+// layout in a tar archive; either may be compressed, and so may the layers. It
+// is all or nothing. Layers are unpacked as they stream by. progress may be nil.
+func (s *Store) Load(ctx context.Context, r io.Reader, progress func(Event)) (_ []Image, err error) {
+	if progress == nil {
+		progress = func(Event) {}
+	}
+	l := &loader{store: s, progress: progress, lease: "load " + random(), contents: contents{
+		documents: map[string][]byte{}, layers: map[string]blobLayer{}, links: map[string]string{},
+	}}
+	defer s.EndLease(l.lease)
+	defer func() { err = errors.Join(err, l.clean()) }()
+	plain, _, err := tree.Decompress(ctxReader{ctx, r}, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, plain.Close()) }()
+	if err := l.take(ctx, tar.NewReader(plain)); err != nil {
+		return nil, err
+	}
+	return l.finish(ctx)
+}
+
+// loader is one running Load.
+type loader struct {
+	store    *Store
+	progress func(Event)
+	lease    string
+	unpacked []*unpacked
+	read     int64 // bytes of documents
+	contents
+}
+
+// clean removes what was unpacked and not installed.
+func (l *loader) clean() error {
+	var errs []error
+	for _, u := range l.unpacked {
+		errs = append(errs, os.RemoveAll(u.dir))
+	}
+	return errors.Join(errs...)
+}
+
+// take takes the archive apart.
+func (l *loader) take(ctx context.Context, archive *tar.Reader) error {
+	for {
+		h, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return problem.New(problem.Invalid, "invalid archive: %w", err)
+		}
+		name := path.Clean(h.Name)
+		switch h.Typeflag {
+		case tar.TypeReg:
+			err = l.file(ctx, name, h.Size, archive)
+		case tar.TypeSymlink:
+			l.links[name] = path.Join(path.Dir(name), h.Linkname)
+		case tar.TypeLink:
+			l.links[name] = path.Clean(h.Linkname)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+}
+
+// file reads one file of the archive: a document, or something that may be a
+// layer. What is no layer matters only if a manifest says that it is one.
+func (l *loader) file(ctx context.Context, name string, size int64, r io.Reader) error {
+	b := bufio.NewReaderSize(r, 4096)
+	head, err := b.Peek(512)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if size <= maxDocument && looksJSON(head) {
+		if l.read += size; l.read > maxDocuments {
+			return problem.New(problem.Invalid, "invalid archive: more than %d bytes of documents", maxDocuments)
+		}
+		doc, err := io.ReadAll(b)
+		l.documents[name] = doc
+		return err
+	}
+	if len(head) < 64 { // VERSION
+		return nil
+	}
+	if known, ok := l.known(name); ok {
+		l.layers[name] = blobLayer{diffID: known}
+		return nil
+	}
+	c := &counter{r: b, total: size, report: func(n int64) {
+		l.progress(Event{Status: "Loading layer", Layer: shortName(name), Current: n, Total: size})
+	}}
+	u, err := l.store.unpack(ctx, c)
+	if err != nil && (context.Cause(ctx) != nil || isSpace(err)) {
+		return err
+	}
+	if err != nil {
+		l.layers[name] = blobLayer{err: err}
+		return nil
+	}
+	c.report(size)
+	l.unpacked = append(l.unpacked, u)
+	l.layers[name] = blobLayer{diffID: u.diffID}
+	return nil
+}
+
+// known returns the layer that a file named for its digest is, if the store has
+// it already. It gets a lease.
+func (l *loader) known(name string) (digest.Digest, bool) {
+	hex := path.Base(name)
+	if len(hex) != 64 || !isHex(hex) {
+		return "", false
+	}
+	d := digest.NewDigestFromEncoded(digest.SHA256, hex)
+	return d, l.store.Lease(l.lease, d) == nil
+}
+
+func shortName(name string) digest.Digest {
+	if hex := path.Base(name); len(hex) == 64 && isHex(hex) {
+		return digest.NewDigestFromEncoded(digest.SHA256, hex)
+	}
+	if hex := path.Dir(name); len(hex) == 64 && isHex(hex) {
+		return digest.NewDigestFromEncoded(digest.SHA256, hex)
+	}
+	return ""
+}
+
+// finish checks that the images are what they say, and installs them.
+func (l *loader) finish(ctx context.Context) ([]Image, error) {
+	images, err := l.images()
+	if err != nil {
+		return nil, err
+	}
+	if len(images) == 0 {
+		return nil, problem.New(problem.Invalid, "invalid archive: there is no image in it")
+	}
+	for _, f := range images {
+		if err := l.verify(f); err != nil {
+			return nil, err
+		}
+	}
+	var lines []string
+	_, err = l.store.install(ctx, l.unpacked, addition{durable: true, then: func(tx *bolt.Tx) error {
+		for _, f := range images {
+			said, err := replaced(tx, f)
+			if err != nil {
+				return err
+			}
+			lines = append(lines, said...)
+			if err := record(tx, digest.FromBytes(f.config), f.config, "", f.names); err != nil {
+				return err
+			}
+		}
+		return nil
+	}})
+	if err != nil {
+		return nil, err
+	}
+	var out []Image
+	for _, f := range images {
+		img, err := l.store.Get(ctx, digest.FromBytes(f.config))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, img)
+		lines = append(lines, loaded(img.ID, f.names)...)
+	}
+	for _, line := range lines {
+		l.progress(Event{Stream: line})
+	}
+	return out, nil
+}
+
+// verify checks that an image's layers are those of its configuration.
+func (l *loader) verify(f found) error {
+	var config Spec
+	if err := json.Unmarshal(f.config, &config); err != nil {
+		return problem.New(problem.Invalid, "invalid archive: image configuration: %w", err)
+	}
+	want := config.RootFS.DiffIDs
+	if len(want) != len(f.layers) {
+		return problem.New(problem.Invalid, "invalid manifest, layers length mismatch: expected %d, got %d", len(want), len(f.layers))
+	}
+	for i, name := range f.layers {
+		if err := want[i].Validate(); err != nil || want[i].Algorithm() != digest.SHA256 {
+			return problem.New(problem.Invalid, "invalid archive: layer %q", want[i])
+		}
+		layer, ok := l.layers[l.resolve(name)]
+		if !ok { // an archive may leave out what the store has
+			if err := l.store.Lease(l.lease, want[i]); err != nil {
+				return problem.New(problem.Invalid, "invalid archive: layer %s is missing", name)
+			}
+			continue
+		}
+		if layer.err != nil {
+			return problem.New(problem.Invalid, "invalid archive: layer %s: %w", name, layer.err)
+		}
+		if layer.diffID != want[i] {
+			return problem.New(problem.Invalid, "invalid archive: layer %s has diffID %s, the image says %s", name, layer.diffID, want[i])
+		}
+	}
+	return nil
+}
+
+// replaced says, in Docker's words, which images lose a name to f.
+func replaced(tx *bolt.Tx, f found) ([]string, error) {
+	var lines []string
+	for _, n := range f.names {
+		old := tx.Bucket(namesBucket).Get([]byte(canonical(n)))
+		if old != nil && digest.Digest(old) != digest.FromBytes(f.config) {
+			lines = append(lines, fmt.Sprintf("The image %s already exists, renaming the old one with ID %s to empty string\n",
+				reference.FamiliarString(n), old))
+		}
+	}
+	return lines, nil
+}
+
+func loaded(id digest.Digest, names []reference.Named) []string {
+	if len(names) == 0 {
+		return []string{fmt.Sprintf("Loaded image ID: %s\n", id)}
+	}
+	var lines []string
+	for _, n := range names {
+		lines = append(lines, fmt.Sprintf("Loaded image: %s\n", reference.FamiliarString(n)))
+	}
+	return lines
+}
+
+// counter reports how much was read, not more often than each hundredth.
+type counter struct {
+	r        io.Reader
+	n, total int64
+	reported int64
+	report   func(int64)
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if c.n-c.reported >= max(c.total/100, 512<<10) {
+		c.reported = c.n
+		c.report(c.n)
+	}
+	return n, err
+}
