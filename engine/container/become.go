@@ -1,0 +1,204 @@
+package container
+
+import (
+	"fmt"
+	"math"
+	"path"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/engine/container/program"
+	"gantry/internal/problem"
+)
+
+// terminal opens a terminal in the container's own devpts, makes it the
+// controlling one and stdio; without one, stdio is what the shim made.
+// It returns the terminal's descriptor for ready.
+func (p *planner) terminal(process *specs.Process, console bool) program.Arg {
+	l := p.child
+	if !process.Terminal {
+		l.Doing("connect stdio")
+		for fd := range 3 {
+			l.Call(unix.SYS_DUP3, program.InReg(uint8(program.RegStdin+fd)), program.Val(fd), program.Val(0))
+		}
+		return program.Null
+	}
+	master, slave := p.b.Reg(), p.b.Reg()
+	l.Doing("open a terminal in /dev/pts")
+	l.Call(unix.SYS_OPENAT, program.Cwd, p.b.Str("/dev/pts/ptmx"), program.Val(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)).Into(master)
+	l.Call(unix.SYS_IOCTL, program.InReg(master), program.Val(unix.TIOCSPTLCK), p.b.Words(0))
+	l.Call(unix.SYS_IOCTL, program.InReg(master), program.Val(unix.TIOCGPTPEER), program.Val(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)).Into(slave)
+	if size := process.ConsoleSize; size != nil {
+		l.Call(unix.SYS_IOCTL, program.InReg(master), program.Val(unix.TIOCSWINSZ), p.b.Bytes([]byte{
+			byte(size.Height), byte(size.Height >> 8), byte(size.Width), byte(size.Width >> 8), 0, 0, 0, 0}))
+	}
+	if console {
+		tree, target, empty := p.b.Reg(), p.b.Str("/dev/console"), p.b.Str("")
+		l.Doing("mount the terminal at /dev/console")
+		l.Call(unix.SYS_MKNODAT, program.Cwd, target, program.Val(unix.S_IFREG|0o620), program.Val(0)).Allow(unix.EEXIST)
+		l.Call(unix.SYS_OPEN_TREE, program.InReg(slave), empty, program.Val(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)).Into(tree)
+		l.Call(unix.SYS_MOVE_MOUNT, program.InReg(tree), empty, program.Cwd, target, program.Val(unix.MOVE_MOUNT_F_EMPTY_PATH))
+	}
+	l.Doing("take the terminal")
+	l.Call(unix.SYS_IOCTL, program.InReg(slave), program.Val(unix.TIOCSCTTY), program.Val(0))
+	for fd := range 3 {
+		l.Call(unix.SYS_DUP3, program.InReg(slave), program.Val(fd), program.Val(0))
+	}
+	return program.InReg(master)
+}
+
+// ready stops until start; the shim takes the terminal meanwhile.
+func (p *planner) ready(terminal program.Arg) {
+	p.child.Doing("wait for start")
+	p.child.Sync(program.SyncReady, terminal)
+}
+
+// becomeProgram limits the process to what the spec grants it, and executes.
+// The order is runc's: each step needs what a later one takes away.
+func (p *planner) becomeProgram(s *specs.Process, user bool) error {
+	l := p.child
+	if err := p.rlimits(s.Rlimits); err != nil {
+		return err
+	}
+	l.Doing("give stdio to the user")
+	for fd := range 3 {
+		// Not for /dev/null, which is everybody's; others may refuse.
+		if fd > 0 || s.Terminal {
+			l.Call(unix.SYS_FCHOWN, program.Val(fd), program.Val(s.User.UID), program.Val(-1)).AllowAll()
+		}
+	}
+	if !s.NoNewPrivileges {
+		p.seccomp() // needs CAP_SYS_ADMIN
+	}
+	caps, err := p.capabilities(s.Capabilities, user)
+	if err != nil {
+		return err
+	}
+	p.dropBounding(caps.bounding)
+	p.setUser(s.User)
+	p.setCapabilities(caps)
+	umask := uint32(0o022)
+	if s.User.Umask != nil {
+		umask = *s.User.Umask
+	}
+	l.Call(unix.SYS_UMASK, program.Val(umask))
+	cwd := path.Clean("/" + s.Cwd)
+	l.Doing(fmt.Sprintf("chdir to cwd (%q) set in config.json failed", cwd))
+	l.Call(unix.SYS_CHDIR, p.b.Str(cwd))
+	if s.NoNewPrivileges {
+		l.Doing("set no_new_privs")
+		l.Call(unix.SYS_PRCTL, program.Val(unix.PR_SET_NO_NEW_PRIVS), program.Val(1), program.Null, program.Null, program.Null)
+		p.seccomp()
+	}
+	return p.execute(s)
+}
+
+func (p *planner) seccomp() {
+	if p.filter == nil {
+		return
+	}
+	var code []byte
+	for _, i := range p.filter.Program {
+		code = append(code, byte(i.Code), byte(i.Code>>8), i.Jt, i.Jf, byte(i.K), byte(i.K>>8), byte(i.K>>16), byte(i.K>>24))
+	}
+	// struct sock_fprog: a length of 16 bits, and the address.
+	header := p.b.Words(uint64(len(p.filter.Program)), 0)
+	p.b.PointAt(header, 8, p.b.Bytes(code))
+	p.child.Doing("install the seccomp filter")
+	p.child.Call(unix.SYS_SECCOMP, program.Val(unix.SECCOMP_SET_MODE_FILTER), program.Val(p.filter.Flags), header)
+}
+
+func (p *planner) setUser(u specs.User) {
+	l := p.child
+	l.Doing(fmt.Sprintf("become user %d:%d", u.UID, u.GID))
+	l.Call(unix.SYS_PRCTL, program.Val(unix.PR_SET_KEEPCAPS), program.Val(1), program.Null, program.Null, program.Null)
+	l.Call(unix.SYS_SETGROUPS, program.Val(len(u.AdditionalGids)), p.b.Halves(u.AdditionalGids...))
+	l.Call(unix.SYS_SETRESGID, program.Val(u.GID), program.Val(u.GID), program.Val(u.GID))
+	l.Call(unix.SYS_SETRESUID, program.Val(u.UID), program.Val(u.UID), program.Val(u.UID))
+	l.Call(unix.SYS_PRCTL, program.Val(unix.PR_SET_KEEPCAPS), program.Val(0), program.Null, program.Null, program.Null)
+}
+
+var rlimitNumbers = map[string]int{
+	"RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4, "RLIMIT_RSS": 5, "RLIMIT_NPROC": 6,
+	"RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_LOCKS": 10, "RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12,
+	"RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
+}
+
+func (p *planner) rlimits(limits []specs.POSIXRlimit) error {
+	for _, r := range limits {
+		number, ok := rlimitNumbers[r.Type]
+		if !ok {
+			return problem.New(problem.Invalid, "rlimit %q is unknown", r.Type)
+		}
+		if r.Soft > r.Hard {
+			return problem.New(problem.Invalid, "%s: the soft limit %d is above the hard limit %d", r.Type, r.Soft, r.Hard)
+		}
+		if most := p.limits.rlimits[number]; r.Hard > most && !p.limits.resource {
+			p.warn("%s: this host lets it go no higher than %d, not %d", r.Type, most, r.Hard)
+			r.Hard, r.Soft = most, min(r.Soft, most)
+		}
+		p.child.Doing("set " + r.Type)
+		p.child.Call(unix.SYS_PRLIMIT64, program.Val(0), program.Val(number), p.b.Words(r.Soft, r.Hard), program.Null)
+	}
+	return nil
+}
+
+// execute tries the program at each place where the PATH says it may be.
+func (p *planner) execute(s *specs.Process) error {
+	name := s.Args[0]
+	if strings.ContainsRune(name, 0) || name == "" {
+		return problem.New(problem.Invalid, "program %q", name)
+	}
+	l := p.child
+	l.Doing("close what is open")
+	l.Call(unix.SYS_CLOSE_RANGE, program.Val(3), program.Val(uint32(math.MaxUint32)), program.Val(unix.CLOSE_RANGE_CLOEXEC))
+	argv, envp := p.b.Pointers(s.Args), p.b.Pointers(s.Env)
+	const xOK = 1
+	if strings.Contains(name, "/") {
+		l.Doing(fmt.Sprintf("exec: %q: stat %s", name, name))
+		l.Call(unix.SYS_FACCESSAT, program.Cwd, p.b.Str(name), program.Val(0))
+		l.Doing(fmt.Sprintf("exec: %q", name))
+		l.Call(unix.SYS_FACCESSAT, program.Cwd, p.b.Str(name), program.Val(xOK))
+		l.Doing("exec " + name)
+		l.Call(unix.SYS_EXECVE, p.b.Str(name), argv, envp)
+		return nil
+	}
+	var places []string
+	for _, dir := range strings.Split(pathOf(s.Env), ":") {
+		if dir == "" {
+			dir = "."
+		}
+		places = append(places, path.Join(dir, name))
+	}
+	for _, place := range places {
+		from := l.Len()
+		l.Doing("exec " + place)
+		l.Call(unix.SYS_FACCESSAT, program.Cwd, p.b.Str(place), program.Val(xOK)).AllowAll()
+		l.Call(unix.SYS_EXECVE, p.b.Str(place), argv, envp).Allow(unix.EACCES)
+		l.FailTo(from)
+	}
+	// None: was there one that may not be executed?
+	l.Doing(fmt.Sprintf("exec: %q", name))
+	for _, place := range places {
+		from := l.Len()
+		l.Call(unix.SYS_FACCESSAT, program.Cwd, p.b.Str(place), program.Val(0)).AllowAll()
+		l.Raise(unix.EACCES)
+		l.FailTo(from)
+	}
+	l.Doing(fmt.Sprintf("exec: %q: executable file not found in $PATH", name))
+	l.Raise(unix.ENOENT)
+	return nil
+}
+
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+func pathOf(env []string) string {
+	for _, e := range env {
+		if p, ok := strings.CutPrefix(e, "PATH="); ok {
+			return p
+		}
+	}
+	return defaultPath
+}

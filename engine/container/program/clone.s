@@ -1,0 +1,1 @@
+// This file lets clone.go declare functions without a body.

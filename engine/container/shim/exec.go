@@ -1,0 +1,88 @@
+package shim
+
+import (
+	"gantry/engine/container/program"
+	"gantry/engine/container/wire"
+)
+
+// empty replaces a program that has run: it is the largest thing in memory.
+var empty program.Program
+
+func (s *Shim) createExec(d *wire.Decoder) wire.Reply {
+	id := d.Str()
+	spec := &wire.Process{}
+	spec.Decode(d)
+	if d.Bad || id == "" {
+		return wire.Reply{Failure: wire.FailRequest}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if init := s.procs[""]; init == nil || !init.started || s.ending || s.procs[id] != nil {
+		return wire.Reply{Failure: wire.FailState}
+	}
+	s.procs[id] = newProcess(id, spec, nil)
+	return wire.Reply{}
+}
+
+func (s *Shim) startExec(id string) wire.Reply {
+	s.mu.Lock()
+	p := s.procs[id]
+	ready := p != nil && id != "" && !p.started && !s.ending
+	if ready {
+		p.started = true
+	}
+	s.mu.Unlock()
+	if !ready {
+		return wire.Reply{Failure: wire.FailState}
+	}
+	r := s.spawn(p)
+	if pid := r.A; r.Failure == wire.OK {
+		r = p.execute()
+		if r.Failure == wire.OK {
+			r.A = pid
+		}
+	}
+	p.spec.Program = empty
+	if r.Failure != wire.OK {
+		go s.endFailed(p)
+		return r
+	}
+	go s.watchExec(p)
+	return r
+}
+
+// endFailed ends an exec that never became its program: its clients see the
+// end, and no exit is told.
+func (s *Shim) endFailed(p *process) {
+	s.mu.Lock()
+	forked := p.forked
+	s.mu.Unlock()
+	if !forked {
+		close(p.reaped)
+	}
+	if !p.pumping {
+		close(p.drained)
+	}
+	clients := p.finish()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writers = append(s.writers, clients...)
+	delete(s.procs, p.id)
+	close(p.ended)
+}
+
+// removeExec forgets an exec that was not started.
+func (s *Shim) removeExec(id string) wire.Reply {
+	s.mu.Lock()
+	p := s.procs[id]
+	ready := p != nil && id != "" && !p.started
+	if ready {
+		p.started = true
+	}
+	s.mu.Unlock()
+	if !ready {
+		return wire.Reply{Failure: wire.FailState}
+	}
+	go s.endFailed(p)
+	return wire.Reply{}
+}

@@ -1,0 +1,257 @@
+package shim
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"gantry/engine/container/wire"
+)
+
+// maxLine is where a line is cut into pieces; Docker's and CRI's limit alike.
+const maxLine = 16 << 10
+
+const (
+	defaultMaxBytes = 20 << 20
+	defaultMaxFiles = 5
+)
+
+// logWriter writes what a container prints to its log, line by line, and
+// rotates it. What cannot be written, on a full disk, is dropped: a container
+// does not stop because nobody keeps its log.
+type logWriter struct {
+	cri      bool
+	path     string
+	maxBytes int64
+	maxFiles int
+
+	mu   sync.Mutex
+	file *os.File // nil: no log
+	size int64
+	torn bool      // the file does not end in a newline
+	rest [2][]byte // the begun line of stdout and stderr
+	out  []byte    // reused
+}
+
+func newLog(c *wire.Create) (*logWriter, error) {
+	w := &logWriter{cri: c.LogFormat == "cri", path: c.LogPath, maxBytes: c.MaxBytes, maxFiles: c.MaxFiles}
+	if w.maxBytes == 0 {
+		w.maxBytes = defaultMaxBytes
+	}
+	if w.maxFiles == 0 {
+		w.maxFiles = defaultMaxFiles
+	}
+	if c.LogFormat == "none" || c.LogFormat == "" {
+		return w, nil
+	}
+	return w, w.open()
+}
+
+func (w *logWriter) open() error {
+	f, err := os.OpenFile(w.path, os.O_RDWR|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW, 0o640)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	w.file, w.size, w.torn = f, info.Size(), false
+	last := [1]byte{'\n'}
+	if w.size > 0 {
+		_, err = f.ReadAt(last[:], w.size-1)
+	}
+	w.torn = last[0] != '\n'
+	return err
+}
+
+// write logs what was read from a stream.
+func (w *logWriter) write(stream wire.Stream, data []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.file == nil {
+		return
+	}
+	now := time.Now().UTC()
+	w.out = w.out[:0]
+	rest := &w.rest[stream-1]
+	for len(data) > 0 {
+		n := bytes.IndexByte(data, '\n') + 1
+		whole := n > 0
+		if !whole {
+			n = len(data)
+		}
+		switch {
+		case len(*rest)+n > maxLine:
+			n = min(n, maxLine-len(*rest))
+			*rest = append(*rest, data[:n]...)
+			cut := wholeRunes(*rest)
+			w.entry(now, stream, (*rest)[:cut], false)
+			*rest = append((*rest)[:0], (*rest)[cut:]...)
+		case !whole:
+			*rest = append(*rest, data...)
+		case len(*rest) > 0:
+			*rest = append(*rest, data[:n]...)
+			w.entry(now, stream, *rest, true)
+			*rest = (*rest)[:0]
+		default:
+			w.entry(now, stream, data[:n], true)
+		}
+		data = data[n:]
+	}
+	w.flush()
+}
+
+// wholeRunes is the length of b without a character that its end cuts off.
+func wholeRunes(b []byte) int {
+	for i := 1; i < utf8.UTFMax && i < len(b); i++ {
+		if c := b[len(b)-i]; utf8.RuneStart(c) {
+			if !utf8.FullRune(b[len(b)-i:]) {
+				return len(b) - i
+			}
+			break
+		}
+	}
+	return len(b)
+}
+
+// entry appends one entry to out. A whole one ends in a newline.
+func (w *logWriter) entry(now time.Time, stream wire.Stream, line []byte, whole bool) {
+	name := "stdout"
+	if stream == wire.Stderr {
+		name = "stderr"
+	}
+	if w.cri {
+		w.out = now.AppendFormat(w.out, time.RFC3339Nano)
+		w.out = append(w.out, ' ')
+		w.out = append(w.out, name...)
+		if whole {
+			w.out = append(append(w.out, " F "...), line...)
+		} else {
+			w.out = append(append(append(w.out, " P "...), line...), '\n')
+		}
+		return
+	}
+	w.out = append(w.out, `{"log":"`...)
+	w.out = appendEscaped(w.out, line)
+	w.out = append(w.out, `","stream":"`...)
+	w.out = append(w.out, name...)
+	w.out = append(w.out, `","time":"`...)
+	w.out = now.AppendFormat(w.out, time.RFC3339Nano)
+	w.out = append(w.out, "\"}\n"...)
+}
+
+// appendEscaped appends s as the inside of a JSON string.
+func appendEscaped(b, s []byte) []byte {
+	const hex = "0123456789abcdef"
+	for i := 0; i < len(s); {
+		c := s[i]
+		switch {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c == '\n':
+			b = append(b, '\\', 'n')
+		case c == '\r':
+			b = append(b, '\\', 'r')
+		case c == '\t':
+			b = append(b, '\\', 't')
+		case c < 0x20 || c == 0x7f:
+			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		case c < utf8.RuneSelf:
+			b = append(b, c)
+		default:
+			r, n := utf8.DecodeRune(s[i:])
+			if r == utf8.RuneError && n == 1 {
+				b = append(b, `\ufffd`...)
+			} else {
+				b = append(b, s[i:i+n]...)
+			}
+			i += n
+			continue
+		}
+		i++
+	}
+	return b
+}
+
+// flush writes out to the file, rotating first where it would grow too long.
+func (w *logWriter) flush() {
+	if len(w.out) == 0 {
+		return
+	}
+	if w.maxBytes > 0 && w.size > 0 && w.size+int64(len(w.out)) > w.maxBytes {
+		w.rotate()
+	}
+	if w.torn {
+		// A reader skips the torn line; it must not swallow this one too.
+		w.out = append(w.out, 0)
+		copy(w.out[1:], w.out)
+		w.out[0] = '\n'
+	}
+	n, err := w.file.Write(w.out)
+	w.size += int64(n)
+	w.torn = err != nil && (n > 0 || w.torn)
+	if cap(w.out) > 4*maxLine {
+		w.out = nil
+	}
+}
+
+func (w *logWriter) rotate() {
+	name := func(n int) string { return w.path + "." + strconv.Itoa(n) }
+	old := w.file
+	if w.maxFiles == 1 {
+		if old.Truncate(0) == nil {
+			w.size, w.torn = 0, false
+		}
+		return
+	}
+	for n := w.maxFiles - 2; n >= 1; n-- {
+		_ = os.Rename(name(n), name(n+1)) // absent until so many have been written
+	}
+	if os.Rename(w.path, name(1)) != nil {
+		return
+	}
+	if w.open() != nil {
+		w.file = old // better a long log than none
+		return
+	}
+	old.Close()
+}
+
+// reopen opens the log again by name.
+func (w *logWriter) reopen() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	old := w.file
+	if old == nil {
+		return nil
+	}
+	if err := w.open(); err != nil {
+		w.file = old
+		return err
+	}
+	return old.Close()
+}
+
+// close logs lines that never ended.
+func (w *logWriter) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.file == nil {
+		return
+	}
+	now := time.Now().UTC()
+	w.out = w.out[:0]
+	for i, rest := range w.rest {
+		if len(rest) > 0 {
+			w.entry(now, wire.Stream(i+1), rest, false)
+		}
+	}
+	w.flush()
+	w.file.Close()
+	w.file = nil
+}

@@ -1,0 +1,84 @@
+package wire
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"gantry/engine/container/program"
+)
+
+func sample() Create {
+	b := program.NewBuilder()
+	pre, child, post := b.List(), b.List(), b.List()
+	child.Doing("first")
+	child.Call(1, program.Val(-1), program.InReg(9), b.Str("text")).Allow(2, 17).Into(9)
+	child.Call(2, b.Pointers([]string{"a", "b"})).AllowAll()
+	child.Raise(2)
+	child.SkipTo(0)
+	pre.Call(3)
+	post.Call(4, program.Cwd)
+	return Create{
+		Process: Process{Terminal: true, OpenStdin: true, Clone: 1 << 40, CgroupReg: -1, UIDMap: "0 1 2\n", GIDMap: "3 4 5\n",
+			Program: b.Program(pre, child, post)},
+		LogFormat: "cri", LogPath: "/log", MaxBytes: -1, MaxFiles: 3, ExitPath: "/exit", OOMPath: "/oom", KillPath: "/procs",
+	}
+}
+
+func TestMessagesSurviveTheWire(t *testing.T) {
+	want := sample()
+	var e Encoder
+	want.Encode(&e)
+	var got Create
+	d := &Decoder{B: e.B}
+	got.Decode(d)
+	if diff := cmp.Diff(want, got); diff != "" || d.Bad || len(d.B) != 0 {
+		t.Errorf("bad %v, %d bytes left (-want +got)\n%s", d.Bad, len(d.B), diff)
+	}
+	for n := range len(e.B) {
+		d := &Decoder{B: e.B[:n]}
+		if got.Decode(d); !d.Bad {
+			t.Fatalf("the first %d of %d bytes were taken for a message", n, len(e.B))
+		}
+	}
+	reply := Reply{Failure: FailProgram, A: 1, B: 2, State: State{Pid: 3, Started: true}}
+	e = Encoder{}
+	reply.Encode(&e)
+	var gotReply Reply
+	gotReply.Decode(&Decoder{B: e.B})
+	exit := Exit{Process: "x", Code: 137, OOM: true, At: 1 << 60}
+	e = Encoder{}
+	exit.Encode(&e)
+	var gotExit Exit
+	gotExit.Decode(&Decoder{B: e.B})
+	if gotReply != reply || gotExit != exit {
+		t.Errorf("got %+v and %+v, want %+v and %+v", gotReply, gotExit, reply, exit)
+	}
+}
+
+func TestStreamHeaders(t *testing.T) {
+	var h [HeaderSize]byte
+	for _, n := range []int{0, 1, MaxChunk} {
+		PutHeader(h[:], Stderr, n)
+		if s, got := Header(h[:]); s != Stderr || got != n {
+			t.Errorf("header of %d bytes came back as %d of stream %d", n, got, s)
+		}
+	}
+}
+
+func FuzzCreate(f *testing.F) {
+	c := sample()
+	var e Encoder
+	c.Encode(&e)
+	f.Add(e.B)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var c Create
+		d := &Decoder{B: data}
+		c.Decode(d)
+		if d.Bad {
+			return
+		}
+		// What decodes is either loaded or refused.
+		program.Load(&c.Process.Program)
+	})
+}
