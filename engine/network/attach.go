@@ -1,0 +1,174 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"gantry/internal/problem"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Attach puts an interface with an address and a route into a namespace.
+// Errors: NotFound (network), Conflict (address in use), Invalid, NoSpace (no
+// address left).
+func (h *Host) Attach(ctx context.Context, req AttachRequest) (Endpoint, error) {
+	mac, err := parseMAC(req.MAC)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	ep, n, err := h.reserve(req)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	if mac == nil {
+		mac = hardwareAddr(ep.Address.Addr())
+	}
+	ep.MAC = mac.String()
+	if err := h.plug(ctx, ep, n, mac, req.Secondary); err != nil {
+		h.release(ep)
+		return Endpoint{}, fmt.Errorf("attach %s to network %s: %w", req.Container, n.Name, err)
+	}
+	return *ep, nil
+}
+
+func parseMAC(s string) (net.HardwareAddr, error) {
+	if s == "" {
+		return nil, nil
+	}
+	mac, err := net.ParseMAC(s)
+	if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
+		return nil, problem.New(problem.Invalid, "invalid MAC address: %s", s)
+	}
+	return mac, nil
+}
+
+// reserve takes an address and registers the endpoint, before anything exists.
+func (h *Host) reserve(req AttachRequest) (*Endpoint, Network, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n, err := h.findLocked(req.Network)
+	if err != nil {
+		return nil, Network{}, err
+	}
+	if n.Driver != DriverBridge {
+		return nil, Network{}, problem.New(problem.Invalid, "network %s has no interfaces to attach", n.Name)
+	}
+	ep := &Endpoint{ID: newID(), Network: n.ID, Name: n.Name, Container: req.Container, Namespace: req.Namespace,
+		Interface: req.Interface, Gateway: n.Gateway, Aliases: req.Aliases}
+	ep.HostLink = h.cfg.Instance.LinkPrefix() + ep.ID[:8]
+	if ep.Interface == "" {
+		ep.Interface = h.freeInterfaceLocked(req.Namespace)
+	}
+	p, address := h.pools[n.ID], req.Address
+	if address.IsValid() {
+		err = p.wish(address, ep.ID)
+	} else {
+		address, err = p.next(ep.ID)
+	}
+	if err != nil {
+		return nil, Network{}, err
+	}
+	ep.Address = netip.PrefixFrom(address, n.Subnet.Bits())
+	h.endpoints[ep.ID] = ep
+	return ep, *n, nil
+}
+
+func (h *Host) freeInterfaceLocked(namespace string) string {
+	used := make(map[string]bool)
+	for _, ep := range h.endpoints {
+		if ep.Namespace == namespace {
+			used[ep.Interface] = true
+		}
+	}
+	for i := 0; ; i++ {
+		if name := fmt.Sprintf("eth%d", i); !used[name] {
+			return name
+		}
+	}
+}
+
+// plug makes the interface pair and configures its inner end.
+func (h *Host) plug(ctx context.Context, ep *Endpoint, n Network, mac net.HardwareAddr, secondary bool) error {
+	bridge, err := h.links.LinkByName(n.Link)
+	if err != nil {
+		return fmt.Errorf("bridge %s: %w", n.Link, err)
+	}
+	inside, err := h.enter(ep.Namespace)
+	if err != nil {
+		return err
+	}
+	defer inside.close()
+	err = h.links.addPair(pair{host: ep.HostLink, inside: ep.Interface, bridge: bridge.Attrs().Index,
+		namespace: int(inside.file.Fd()), mtu: n.MTU, mac: mac})
+	if err != nil {
+		return err
+	}
+	if err := h.finish(ctx, ep, n, inside, secondary, bridge.Attrs().OperState == netlink.OperUp); err != nil {
+		return errors.Join(err, h.links.remove(ep.HostLink))
+	}
+	return nil
+}
+
+// finish makes a pair that exists work.
+func (h *Host) finish(ctx context.Context, ep *Endpoint, n Network, inside *handle, secondary, bridgeUp bool) error {
+	if err := inside.configure(ep, n.Name == Pods, secondary); err != nil {
+		return err
+	}
+	link, err := h.links.waitUp(ctx, ep.HostLink)
+	if err == nil && !bridgeUp {
+		_, err = h.links.waitUp(ctx, n.Link) // it is without a carrier until its first port has one
+	}
+	if err == nil && n.Name == Pods {
+		err = h.links.hairpin(link) // a pod that is an endpoint of a Service it uses
+	}
+	return err
+}
+
+// Detach releases the endpoint's address. Its interface dies with the
+// namespace, or at once when link is RemoveLink. It succeeds when the endpoint
+// is gone already.
+func (h *Host) Detach(_ context.Context, ep Endpoint, link LinkFate) error {
+	h.release(&ep)
+	if link == LeaveLink {
+		return nil
+	}
+	if err := h.links.remove(ep.HostLink); err != nil {
+		return fmt.Errorf("detach %s from network %s: %w", ep.Container, ep.Name, err)
+	}
+	return nil
+}
+
+// LinkFate tells Detach what becomes of the interface.
+type LinkFate int
+
+// The fates.
+const (
+	LeaveLink  LinkFate = iota // it dies with its namespace
+	RemoveLink                 // the namespace lives on without it; waits for the kernel, 12-50 ms
+)
+
+func (h *Host) release(ep *Endpoint) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.endpoints, ep.ID)
+	if p := h.pools[ep.Network]; p != nil {
+		p.release(ep.Address.Addr(), ep.ID)
+	}
+}
+
+// hostLinks returns the host's ends of the interfaces of a container.
+func (h *Host) hostLinks(container string) []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var names []string
+	for _, ep := range h.endpoints {
+		if ep.Container == container {
+			names = append(names, ep.HostLink)
+		}
+	}
+	return names
+}

@@ -1,0 +1,216 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"gantry/internal/instance"
+	"gantry/internal/nft"
+	"gantry/internal/problem"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Config is what a Host is made from.
+type Config struct {
+	Instance instance.Config // with defaults filled; the names and directories derive from it
+	Logger   *slog.Logger    // nil discards
+}
+
+// Host is the network of one instance on this host.
+type Host struct {
+	cfg Config
+	log *slog.Logger
+
+	// Set by Restore, constant afterwards.
+	links *links
+	table *nft.Conn
+
+	applying chan struct{} // holds one token; its holder may change the kernel's table
+	changed  chan struct{} // has a token when the table wants to be looked at again
+	doomed   chan struct{} // has a token when removals is not empty
+
+	mu           sync.Mutex
+	networks     map[string]*Network   // by ID
+	pools        map[string]*pool      // by network ID
+	endpoints    map[string]*Endpoint  // by endpoint ID
+	publications map[string]*published // by container ID
+	removals     map[string]*removal   // of namespaces, by path
+	handles      map[string]*handle    // netlink sockets of fresh namespaces, by path
+	wanted       uint64                // counts changes of what the table derives from
+	applied      uint64                // the count that the kernel's table reflects
+}
+
+// New validates cfg. Nothing on the host changes before Restore.
+func New(cfg Config) (*Host, error) {
+	if cfg.Instance.Name == "" || cfg.Instance.DataDir == "" || cfg.Instance.RunDir == "" {
+		return nil, problem.New(problem.Invalid, "network: the instance needs a name and directories")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	h := &Host{
+		cfg: cfg, log: cfg.Logger,
+		applying: make(chan struct{}, 1), changed: make(chan struct{}, 1), doomed: make(chan struct{}, 1),
+		networks: make(map[string]*Network), pools: make(map[string]*pool),
+		endpoints: make(map[string]*Endpoint), publications: make(map[string]*published),
+		removals: make(map[string]*removal), handles: make(map[string]*handle),
+	}
+	h.applying <- struct{}{}
+	return h, nil
+}
+
+func (h *Host) networksDir() string   { return filepath.Join(h.cfg.Instance.DataDir, "networks") }
+func (h *Host) namespacesDir() string { return filepath.Join(h.cfg.Instance.RunDir, "netns") }
+
+// Restore brings the host to what live says: it creates or adopts the bridges
+// and the table, takes the addresses and ports of what lives, and removes the
+// namespaces, links and rules that belong to nobody. It is called once, before
+// Run and every other method.
+func (h *Host) Restore(ctx context.Context, live Live) error {
+	if err := h.restore(ctx, live); err != nil {
+		return fmt.Errorf("restore network: %w", err)
+	}
+	return nil
+}
+
+func (h *Host) restore(ctx context.Context, live Live) error {
+	if err := errors.Join(os.MkdirAll(h.networksDir(), 0o700), os.MkdirAll(h.namespacesDir(), 0o711)); err != nil {
+		return err
+	}
+	var err error
+	if h.links, err = openLinks(); err != nil {
+		return err
+	}
+	if h.table, err = nft.Open(h.cfg.Instance.Table()); err != nil {
+		return err
+	}
+	if err := h.loadNetworks(); err != nil {
+		return err
+	}
+	if err := h.raiseBridges(live); err != nil {
+		return err
+	}
+	if err := forwardingOn(); err != nil {
+		return err
+	}
+	h.adopt(live)
+	if err := h.sweep(live); err != nil {
+		return err
+	}
+	if err := h.sync(ctx); err != nil {
+		return err
+	}
+	findings, err := h.Diagnose(ctx)
+	for _, f := range findings {
+		h.log.Warn("the host impairs the network", "err", f.Problem, "fix", f.Fix)
+	}
+	return err
+}
+
+// adopt takes the addresses and ports of what lives. What no longer fits is
+// logged and left: a running container is not stopped for it.
+func (h *Host) adopt(live Live) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, ep := range live.Endpoints {
+		p, ok := h.pools[ep.Network]
+		if !ok {
+			h.log.Warn("endpoint of an unknown network", "container", ep.Container, "network", ep.Name)
+			continue
+		}
+		if !p.take(ep.Address.Addr(), ep.ID) {
+			h.log.Warn("address is used twice", "container", ep.Container, "address", ep.Address)
+		}
+		h.endpoints[ep.ID] = &ep
+	}
+	for _, pub := range live.Publications {
+		h.publications[pub.Container] = h.hold(pub)
+	}
+	h.wanted++
+}
+
+// Run heals the table after foreign changes and removes namespaces, until ctx
+// is done. What is attached and published stays.
+func (h *Host) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.table.Watch(ctx, h.noteForeignChange) })
+	g.Go(func() error { return h.heal(ctx) })
+	g.Go(func() error { return h.removeDoomed(ctx) })
+	return g.Wait()
+}
+
+func (h *Host) noteForeignChange() {
+	h.mu.Lock()
+	h.wanted++
+	h.mu.Unlock()
+	signal(h.changed)
+}
+
+// healPause bounds how often the table is put right when somebody else keeps
+// changing it.
+const healPause = 100 * time.Millisecond
+
+func (h *Host) heal(ctx context.Context) error {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-h.changed:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := h.sync(ctx); err != nil && ctx.Err() == nil {
+			h.log.Error("cannot restore the nftables table", "table", h.cfg.Instance.Table(), "err", err)
+			signal(h.changed)
+		}
+		pause.Reset(healPause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// sync makes the kernel's table what the state wants. Callers that come while
+// another is at it share the next transaction.
+func (h *Host) sync(ctx context.Context) error {
+	h.mu.Lock()
+	mine := h.wanted
+	h.mu.Unlock()
+	select {
+	case <-h.applying:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { h.applying <- struct{}{} }()
+	h.mu.Lock()
+	if h.applied >= mine {
+		h.mu.Unlock()
+		return nil
+	}
+	version, want := h.wanted, h.describeLocked()
+	h.mu.Unlock()
+	if _, err := h.table.Apply(ctx, want); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.applied = version
+	h.mu.Unlock()
+	return nil
+}
+
+// signal puts a token into a channel of size one, unless there is one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

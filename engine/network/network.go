@@ -1,0 +1,162 @@
+// Package network gives containers their addresses: bridges, network
+// namespaces, published ports, masquerade, and the resolv.conf and hosts files.
+//
+// Host owns everything of one instance: its bridges and virtual Ethernet pairs,
+// the namespaces pinned under RUN/netns/ID, the addresses handed out, the held
+// host ports, and one nftables table named after the instance. It knows nothing
+// of containers beyond their IDs and names, and nothing of Services: those are
+// rules of cluster/proxy in a table of its own.
+//
+// # On disk
+//
+// DATA/networks/ID.json holds one network each (name, subnet, bridge). Which
+// container has which address is not recorded here: the engine keeps each
+// Endpoint and Publication with its container and hands them to Restore, which
+// rebuilds the allocation and removes what belongs to nobody.
+//
+// # Ways of a packet
+//
+// A network of driver bridge is one Linux bridge. Its containers reach each
+// other through it, and the outside by masquerade. Networks do not reach each
+// other, except that pods reach everything and everybody reaches a published
+// port. Nobody outside reaches a container's address directly, only its
+// published ports; pods are reachable, as Kubernetes wants it.
+//
+// Pods have no route to their own subnet: pod to pod traffic passes the host's
+// routing, so that Service translation sees both directions and a pod's address
+// stays visible to the pod it talks to.
+//
+// A published port is a DNAT rule. The port is also held by a bound socket
+// whose filter drops everything, for as long as it is published: another
+// process that wants the port gets "address already in use" instead of silence,
+// ss shows who has it, and a client that meets the moment after a foreign
+// "nft flush ruleset" retries its SYN instead of being refused.
+//
+// # Goroutines
+//
+// Run owns the watcher that heals the table after a foreign change and the
+// remover that lets namespaces go off the hot path. All methods may be called
+// concurrently once Restore has returned.
+package network
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Names of the networks that always exist.
+const (
+	Bridge   = "bridge" // Docker's default network
+	HostMode = "host"   // the host's own namespace; the engine handles it
+	None     = "none"   // a namespace with lo alone; the engine handles it
+	Pods     = "pods"   // the pods of the cluster; not listed by the Docker API
+)
+
+// Drivers.
+const (
+	DriverBridge = "bridge"
+	DriverHost   = "host"
+	DriverNull   = "null"
+)
+
+// Network is one network, as persisted.
+type Network struct {
+	ID      string            `json:"id"` // 64 hexadecimal digits
+	Name    string            `json:"name"`
+	Driver  string            `json:"driver"`
+	Link    string            `json:"link,omitempty"` // the bridge's interface name
+	Subnet  netip.Prefix      `json:"subnet,omitzero"`
+	Gateway netip.Addr        `json:"gateway,omitzero"` // the bridge's own address
+	Range   netip.Prefix      `json:"range,omitzero"`   // addresses come from here; zero: from Subnet
+	MTU     int               `json:"mtu,omitempty"`    // 0: the kernel's 1500
+	Labels  map[string]string `json:"labels,omitempty"`
+	Options map[string]string `json:"options,omitempty"` // as given; for inspect
+	Created time.Time         `json:"created"`
+	Chosen  bool              `json:"chosen,omitempty"` // the subnet is ours, not the user's: it may move
+}
+
+// Predefined tells whether n always exists and cannot be removed.
+func (n Network) Predefined() bool {
+	return n.Name == Bridge || n.Name == HostMode || n.Name == None || n.Name == Pods
+}
+
+// CreateRequest asks for a user-defined network.
+type CreateRequest struct {
+	Name    string
+	Driver  string       // "" and "bridge" only
+	Subnet  netip.Prefix // zero: the next free one
+	Gateway netip.Addr   // zero: the subnet's first address
+	Range   netip.Prefix // zero: the whole subnet
+	Labels  map[string]string
+	Options map[string]string // com.docker.network.driver.mtu is honoured; others are refused by name
+}
+
+// AttachRequest asks for one interface in a namespace.
+type AttachRequest struct {
+	Namespace string     // path, as NewNamespace returned it
+	Container string     // container or sandbox ID
+	Network   string     // name or ID
+	Interface string     // "" means eth0, or the next free ethN
+	Address   netip.Addr // wish; zero: the next free one
+	MAC       string     // wish; "": derived from the address
+	Aliases   []string
+	Secondary bool // another network already gave the default route
+}
+
+// Endpoint is an attached interface. The engine persists it with its container
+// and gives it back to Restore.
+type Endpoint struct {
+	ID        string       `json:"id"`      // 64 hexadecimal digits
+	Network   string       `json:"network"` // the network's ID
+	Name      string       `json:"name"`    // the network's name
+	Container string       `json:"container"`
+	Namespace string       `json:"namespace"`
+	Interface string       `json:"interface"` // in the namespace
+	HostLink  string       `json:"hostLink"`  // the other end, on the bridge
+	Address   netip.Prefix `json:"address"`
+	Gateway   netip.Addr   `json:"gateway"`
+	MAC       string       `json:"mac"`
+	Aliases   []string     `json:"aliases,omitempty"`
+}
+
+// Protocols of published ports.
+const (
+	TCP  = "tcp"
+	UDP  = "udp"
+	SCTP = "sctp"
+)
+
+// PortBinding publishes one container port on one host port.
+type PortBinding struct {
+	ContainerPort uint16     `json:"containerPort"`
+	Protocol      string     `json:"protocol"`           // TCP, UDP, SCTP; "" means TCP
+	HostIP        netip.Addr `json:"hostIP,omitzero"`    // zero or 0.0.0.0: every address
+	HostPort      uint16     `json:"hostPort,omitempty"` // 0: a free one is chosen
+	HostPortEnd   uint16     `json:"hostPortEnd,omitempty"`
+	// HostPortEnd, when not 0, ends a range that starts at HostPort and of which
+	// the first free port is taken. In results it is 0.
+}
+
+// Publication is what one container has published. The engine persists it with
+// its container and gives it back to Restore.
+type Publication struct {
+	Container string        `json:"container"` // ID
+	Name      string        `json:"name"`      // for messages: who has the port
+	Network   string        `json:"network"`   // ID or name of the network that Address is on
+	Address   netip.Addr    `json:"address"`   // the container's
+	Ports     []PortBinding `json:"ports"`
+}
+
+// Live is what outlived the previous daemon, for Restore.
+type Live struct {
+	Namespaces   []string // IDs of the namespaces still in use
+	Endpoints    []Endpoint
+	Publications []Publication
+}
+
+// Finding is one thing that Diagnose has to say.
+type Finding struct {
+	Problem string // what is wrong, with the names and values seen
+	Fix     string // one imperative sentence
+	Fatal   bool   // containers cannot have a network like this
+}
