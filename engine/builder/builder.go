@@ -1,0 +1,327 @@
+// Package builder makes images of Dockerfiles.
+//
+// A build has four parts. receive keeps the context's archive as it came, with
+// an index and a digest of each file; parse and newGraph decide what there is to
+// do, purely; stageRun does the steps of one stage; Classic turns the events of
+// all that into the text that docker build shows.
+//
+// Stages that do not need each other run at the same time, one goroutine each;
+// stages that the target does not need are not built.
+//
+// A step's result is kept under a key that stands for all it depends on: the
+// layers below, the instruction with its variables replaced, and the content of
+// the files it copies, not their times. A hit gives the layer that was made
+// then, so building unchanged source again gives the same image. Without the
+// cache the result is the same too, RUN excepted: names are written in order,
+// files keep the time that they have in the context, directories that are there
+// keep theirs, and an image is as old as the newest file that went into it, or
+// as the build argument SOURCE_DATE_EPOCH says.
+//
+// In the directory Config.Dir:
+//
+//	cache.db    bbolt: results by key
+//	mounts/     what RUN --mount=type=cache keeps
+//	tmp/        contexts being received; emptied at start
+//
+// COPY and RUN write through overlayfs into a scratch directory of the image
+// store; its upper side becomes the layer by being renamed.
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"gantry/engine/image"
+	"gantry/internal/problem"
+)
+
+// Config says what a builder works with.
+type Config struct {
+	Dir    string       // required; created if missing
+	Images *image.Store // required
+	Runner Runner       // nil: RUN is refused
+	Logger *slog.Logger // nil discards
+}
+
+// Request is one build.
+type Request struct {
+	Context    io.Reader // tar archive, compressed or not; read to its end; Read returns when ctx ends
+	Dockerfile string    // path in the context; empty: "Dockerfile"
+	Tags       []string
+	Target     string             // stage to build; empty: the last
+	BuildArgs  map[string]*string // nil value: unset, as "--build-arg NAME" of an unset variable
+	Labels     map[string]string
+	NoCache    bool
+	Pull       bool   // refused: there is no registry client yet
+	Platform   string // "os/architecture"; empty: the host's
+	Network    string // of RUN: "", "default", "none", "host", or a network's name
+	Limits     Limits // of each RUN
+}
+
+// Builder builds images. Its methods may be called concurrently.
+type Builder struct {
+	cfg   Config
+	cache *cache
+}
+
+// New opens the build cache. It must be called before anything is removed from
+// the image store, because it says what of it the cache uses.
+func New(cfg Config) (*Builder, error) {
+	if cfg.Dir == "" || cfg.Images == nil {
+		return nil, problem.New(problem.Invalid, "builder: Dir and Images are required")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := makeDir(cfg.Dir); err != nil {
+		return nil, err
+	}
+	c, err := openCache(cfg.Dir, cfg.Images)
+	if err != nil {
+		return nil, err
+	}
+	return &Builder{cfg: cfg, cache: c}, nil
+}
+
+// Close writes the cache. No build may be running.
+func (b *Builder) Close() error { return b.cache.Close() }
+
+// PruneReport is what Prune did.
+type PruneReport struct {
+	Entries   int   // results forgotten
+	Reclaimed int64 // bytes of layers that nothing else had
+}
+
+// Prune forgets results that were not used since before, and removes the layers
+// that only they had. The zero time forgets nothing.
+func (b *Builder) Prune(ctx context.Context, before time.Time) (PruneReport, error) {
+	r := PruneReport{Entries: b.cache.prune(before)}
+	if err := b.cache.flush(); err != nil {
+		return r, err
+	}
+	var err error
+	r.Reclaimed, err = b.cfg.Images.Collect(ctx)
+	return r, err
+}
+
+// Build makes an image and returns its ID. progress may be nil; it is called
+// from one goroutine at a time, and not after Build has returned. When ctx ends,
+// Build stops and leaves nothing behind but what is in the cache.
+//
+// Errors: SyntaxError, ExitError, and those of kinds Invalid, NotFound and
+// Unsupported, in Docker's words where it has some.
+func (b *Builder) Build(ctx context.Context, req Request, progress func(Event)) (_ digest.Digest, err error) {
+	r, err := b.newRun(req, progress)
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		b.cfg.Images.EndLease(r.lease)
+		err = errors.Join(err, b.cache.flush())
+	}()
+	r.context, err = receive(ctx, req.Context, filepath.Join(b.cfg.Dir, "tmp"), func(n int64) {
+		r.emit(Event{Kind: Context, Bytes: n})
+	})
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, r.context.Close()) }()
+	if err := r.plan(); err != nil {
+		return "", err
+	}
+	final, err := r.execute(ctx)
+	if err != nil {
+		return "", err
+	}
+	return r.finish(ctx, final)
+}
+
+// run is one running build.
+type run struct {
+	*Builder
+	req      Request
+	platform ocispec.Platform
+	context  *buildContext
+	graph    *graph
+	args     *arguments
+	epoch    time.Time // SOURCE_DATE_EPOCH, or zero
+	lease    string
+	results  []*stageResult // by stage
+
+	mu       sync.Mutex // progress is called under it: events come one at a time
+	progress func(Event)
+}
+
+// stageResult is a stage's state, once done is closed.
+type stageResult struct {
+	done chan struct{}
+	st   state
+}
+
+func (b *Builder) newRun(req Request, progress func(Event)) (*run, error) {
+	if progress == nil {
+		progress = func(Event) {}
+	}
+	r := &run{Builder: b, req: req, progress: progress, lease: "build " + randomID()[:16], platform: image.Host()}
+	if req.Pull {
+		return nil, unsupported("--pull is not supported: this engine has no registry client yet")
+	}
+	if req.Context == nil {
+		return nil, problem.New(problem.Invalid, "build: no context")
+	}
+	if req.Platform != "" {
+		p, err := image.ParsePlatform(req.Platform)
+		if err != nil {
+			return nil, err
+		}
+		r.platform = p
+	}
+	for _, t := range req.Tags {
+		if _, err := image.ParseName(t); err != nil {
+			return nil, err
+		}
+	}
+	if v := req.BuildArgs["SOURCE_DATE_EPOCH"]; v != nil && *v != "" {
+		n, err := strconv.ParseInt(*v, 10, 64)
+		if err != nil {
+			return nil, problem.New(problem.Invalid, "invalid SOURCE_DATE_EPOCH: %s", *v)
+		}
+		r.epoch = time.Unix(n, 0).UTC()
+	}
+	return r, nil
+}
+
+// emit reports progress.
+func (r *run) emit(e Event) {
+	e.Time = time.Now()
+	if r.graph != nil {
+		e.Steps = r.graph.steps
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.progress(e)
+}
+
+// plan reads the Dockerfile and decides what there is to do.
+func (r *run) plan() error {
+	name, source, err := r.dockerfile()
+	if err != nil {
+		return err
+	}
+	if err := r.context.ignoreFile(name); err != nil {
+		return err
+	}
+	f, err := parse(name, source)
+	if err != nil {
+		return err
+	}
+	for _, w := range f.warnings {
+		r.emit(Event{Kind: Warning, Text: w})
+	}
+	if r.args, err = newArguments(f, r.req.BuildArgs, r.platform); err != nil {
+		return err
+	}
+	var extra []instructions.Command
+	for _, l := range sorted(r.req.Labels) {
+		extra = append(extra, instructions.NewLabelCommand(l.name, l.value, true))
+	}
+	r.graph, err = newGraph(f, r.req.Target, r.args.fromEnv(), extra)
+	return err
+}
+
+// dockerfile finds the Dockerfile in the context.
+func (r *run) dockerfile() (string, []byte, error) {
+	name := r.req.Dockerfile
+	if name == "" {
+		name = defaultDockerfile
+	}
+	if up := path.Clean(strings.TrimPrefix(name, "/")); up == ".." || strings.HasPrefix(up, "../") {
+		return "", nil, problem.New(problem.Invalid, "Forbidden path outside the build context: %s (%s)", name, up)
+	}
+	clean := cleanName(name)
+	b, err := r.context.readFile(clean, maxDockerfile)
+	if errors.Is(err, fs.ErrNotExist) && clean == defaultDockerfile {
+		clean = strings.ToLower(defaultDockerfile)
+		b, err = r.context.readFile(clean, maxDockerfile)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil, problem.New(problem.Invalid, "Cannot locate specified Dockerfile: %s", name)
+	}
+	if err != nil {
+		return "", nil, problem.New(problem.Invalid, "Dockerfile %s: %w", name, err)
+	}
+	return clean, b, nil
+}
+
+// execute builds the stages that are needed and returns the target's state.
+func (r *run) execute(ctx context.Context) (state, error) {
+	for _, s := range r.graph.args {
+		r.emit(Event{Kind: StepStarted, Step: s.number, Text: s.text})
+		r.emit(Event{Kind: StepDone, Step: s.number})
+	}
+	for range r.graph.stages {
+		r.results = append(r.results, &stageResult{done: make(chan struct{})})
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, s := range r.graph.stages {
+		if !s.needed {
+			continue
+		}
+		g.Go(func() error {
+			for _, n := range s.needs {
+				select {
+				case <-r.results[n].done:
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+			}
+			x := &stageRun{build: r, stage: s}
+			if err := x.do(ctx); err != nil {
+				return err
+			}
+			r.results[s.index].st = x.st
+			close(r.results[s.index].done)
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return state{}, err
+	}
+	return r.results[r.graph.target].st, nil
+}
+
+// finish registers the image.
+func (r *run) finish(ctx context.Context, st state) (digest.Digest, error) {
+	if unused := r.args.unused(r.graph.file); len(unused) > 0 {
+		r.emit(Event{Kind: Warning, Text: fmt.Sprintf("[Warning] One or more build-args %v were not consumed", unused)})
+	}
+	img, err := r.cfg.Images.Create(ctx, st.final(), st.layers, image.CreateOptions{Tags: r.req.Tags})
+	if err != nil {
+		return "", err
+	}
+	r.emit(Event{Kind: Built, Image: img.ID.String()})
+	for _, t := range r.req.Tags {
+		n, err := image.ParseName(t)
+		if err != nil {
+			return "", err
+		}
+		r.emit(Event{Kind: Tagged, Text: reference.FamiliarString(n)})
+	}
+	return img.ID, nil
+}

@@ -1,0 +1,299 @@
+package builder
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"gantry/engine/image"
+)
+
+// ExitError says that a step's command failed. Its text is Docker's.
+type ExitError struct {
+	Command string // the words of the command, joined by spaces
+	Code    int
+}
+
+// Error returns Docker's wording.
+func (e *ExitError) Error() string {
+	return fmt.Sprintf("The command '%s' returned a non-zero code: %d", e.Command, e.Code)
+}
+
+// runPlan is a RUN instruction, decided but for its layers.
+type runPlan struct {
+	args    []string
+	env     []string // for the command
+	keyEnv  []string // what of it counts for the cache
+	history string
+	network string
+	mounts  []runMount
+	script  string // content of the file that is run; empty: none
+}
+
+// runMount is one --mount.
+type runMount struct {
+	cache    string // name of a cache directory; empty: a tmpfs
+	target   string
+	bytes    int64
+	readOnly bool
+	mode     fs.FileMode
+	uid, gid int
+}
+
+// scriptPath is where a heredoc that begins with #! is mounted.
+const scriptPath = "/dev/pipes/"
+
+// planRun decides what a RUN instruction runs.
+func (st state) planRun(c *instructions.RunCommand, a *arguments, network string) (runPlan, error) {
+	p := runPlan{network: network}
+	if err := p.flags(c, st); err != nil {
+		return p, err
+	}
+	line := c.ShellDependantCmdLine
+	if err := p.heredocs(&line); err != nil {
+		return p, err
+	}
+	if p.script == "" {
+		p.args = st.command(line)
+	}
+	if len(p.args) == 0 {
+		return p, errors.New("RUN requires at least one argument")
+	}
+	p.env = slices.Clone(st.spec.Config.Env)
+	var used []string
+	for _, v := range st.args {
+		if hasEnv(st.spec.Config.Env, v.name) {
+			continue
+		}
+		p.env = setEnv(p.env, v.name, v.value)
+		if !proxyArgs[v.name] {
+			used = append(used, v.name+"="+v.value)
+		}
+	}
+	slices.Sort(used)
+	p.keyEnv = append(slices.Clone(st.spec.Config.Env), used...)
+	for _, name := range slices.Sorted(maps.Keys(a.given)) {
+		if v := a.given[name]; v != nil && proxyArgs[name] && !hasEnv(p.env, name) {
+			p.env = setEnv(p.env, name, *v)
+		}
+	}
+	if !hasEnv(p.env, "PATH") {
+		p.env = append(p.env, "PATH="+image.DefaultPath)
+	}
+	p.history = "RUN " + strings.Join(p.args, " ")
+	if len(used) > 0 {
+		p.history = fmt.Sprintf("RUN |%d %s %s", len(used), strings.Join(used, " "), strings.Join(p.args, " "))
+	}
+	return p, nil
+}
+
+// flags reads the flags of RUN, and refuses those that are not supported.
+func (p *runPlan) flags(c *instructions.RunCommand, st state) error {
+	if s := instructions.GetSecurity(c); s != instructions.SecuritySandbox {
+		return unsupported("RUN --security=%s is not supported", s)
+	}
+	if len(instructions.GetDevices(c)) > 0 {
+		return unsupported("RUN --device is not supported")
+	}
+	if slices.Contains(c.FlagsUsed, "network") {
+		p.network = string(instructions.GetNetwork(c))
+	}
+	for _, m := range instructions.GetMounts(c) {
+		target := st.resolve(m.Target)
+		switch m.Type {
+		case instructions.MountTypeCache:
+			if m.From != "" || m.Source != "" {
+				return unsupported("RUN --mount=type=cache,from= is not supported")
+			}
+			rm := runMount{cache: m.CacheID, target: target, readOnly: m.ReadOnly, mode: 0o755}
+			if rm.cache == "" {
+				rm.cache = path.Clean(m.Target)
+			}
+			if m.CacheSharing != "" && m.CacheSharing != instructions.MountSharingShared {
+				return unsupported("RUN --mount=type=cache,sharing=%s is not supported, only shared", m.CacheSharing)
+			}
+			if m.Mode != nil {
+				rm.mode = fs.FileMode(*m.Mode) & fs.ModePerm
+			}
+			if m.UID != nil {
+				rm.uid = int(*m.UID)
+			}
+			if m.GID != nil {
+				rm.gid = int(*m.GID)
+			}
+			p.mounts = append(p.mounts, rm)
+		case instructions.MountTypeTmpfs:
+			p.mounts = append(p.mounts, runMount{target: target, bytes: m.SizeLimit})
+		default:
+			return unsupported("RUN --mount=type=%s is not supported", m.Type)
+		}
+	}
+	return nil
+}
+
+// heredocs turns RUN <<EOF into a command: the content is given to the shell, or
+// is run by the program that its first line names.
+func (p *runPlan) heredocs(line *instructions.ShellDependantCmdLine) error {
+	if len(line.Files) == 0 {
+		return nil
+	}
+	if len(line.CmdLine) != 1 || !line.PrependShell {
+		return fmt.Errorf("a heredoc needs the shell form of RUN")
+	}
+	file := line.Files[0]
+	if parser.MustParseHeredoc(line.CmdLine[0]) == nil {
+		// The shell knows heredocs itself.
+		full := line.CmdLine[0]
+		for _, f := range line.Files {
+			full += "\n" + f.Data + f.Name
+		}
+		line.CmdLine = []string{full}
+		return nil
+	}
+	content := file.Data
+	if file.Chomp {
+		content = parser.ChompHeredocContent(content)
+	}
+	if strings.HasPrefix(content, "#!") {
+		p.script = content
+		p.args = []string{scriptPath + file.Name}
+		return nil
+	}
+	line.CmdLine = []string{content}
+	return nil
+}
+
+// key is the cache key of the run over layers.
+func (p runPlan) key(st state) cacheKey {
+	var mounts []string
+	for _, m := range p.mounts {
+		mounts = append(mounts, fmt.Sprintf("%+v", m))
+	}
+	return key("run", chain(st.layers), strings.Join(p.args, "\x00"), strings.Join(p.keyEnv, "\x00"), p.script,
+		st.spec.Config.User, st.resolve("."), p.network, strings.Join(mounts, "\x00"), st.spec.Architecture)
+}
+
+// run carries out a RUN instruction.
+func (x *stageRun) run(ctx context.Context, s step, p runPlan) (_ result, err error) {
+	b := x.build
+	if b.cfg.Runner == nil {
+		return result{}, unsupported("RUN is not supported: this builder cannot run commands")
+	}
+	if err := x.checkPlatform(); err != nil {
+		return result{}, err
+	}
+	scratch, err := b.cfg.Images.Scratch()
+	if err != nil {
+		return result{}, err
+	}
+	defer func() { err = errors.Join(err, scratch.Close()) }()
+	lower, err := b.cfg.Images.LayerDirs(x.st.layers)
+	if err != nil {
+		return result{}, err
+	}
+	mounts, err := x.mounts(p, scratch.Dir)
+	if err != nil {
+		return result{}, err
+	}
+	stubs, err := x.prepare(p, mounts)
+	if err != nil {
+		return result{}, err
+	}
+	spec := RunSpec{
+		ID: randomID(), Lower: lower, Upper: scratch.Upper, Work: scratch.Work,
+		Args: p.args, Env: p.env, Dir: x.st.resolve("."), User: x.st.spec.Config.User, Network: p.network, Mounts: mounts,
+		Stdout: x.output(s, false), Stderr: x.output(s, true), Limits: b.req.Limits,
+	}
+	x.event(s, Event{Kind: Running, Container: spec.ID})
+	code, err := b.cfg.Runner.Run(ctx, spec)
+	if ctx.Err() != nil {
+		return result{}, context.Cause(ctx)
+	}
+	if err != nil {
+		return result{}, err
+	}
+	x.event(s, Event{Kind: Removed, Container: spec.ID})
+	if code != 0 {
+		return result{}, &ExitError{Command: strings.Join(p.args, " "), Code: code}
+	}
+	if err := stubs.remove(scratch.Upper); err != nil {
+		return result{}, err
+	}
+	created := time.Now().UTC()
+	if !b.epoch.IsZero() {
+		created = b.epoch
+		if err := clampTimes(scratch.Upper, b.epoch); err != nil {
+			return result{}, err
+		}
+	}
+	layer, err := b.cfg.Images.CommitLayer(ctx, b.lease, scratch.Upper)
+	return result{Layer: layer.DiffID, Created: created}, err
+}
+
+// mounts prepares what is mounted for a run.
+func (x *stageRun) mounts(p runPlan, dir string) ([]Mount, error) {
+	var out []Mount
+	for _, m := range p.mounts {
+		if m.cache == "" {
+			out = append(out, Mount{Target: m.target, Bytes: m.bytes})
+			continue
+		}
+		source := filepath.Join(x.build.cfg.Dir, "mounts", digest.FromString(m.cache).Encoded()[:32])
+		if _, err := os.Stat(source); errors.Is(err, fs.ErrNotExist) {
+			if err := os.MkdirAll(source, 0o755); err != nil {
+				return nil, err
+			}
+			if err := errors.Join(os.Chown(source, m.uid, m.gid), os.Chmod(source, m.mode)); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, Mount{Source: source, Target: m.target, ReadOnly: m.readOnly})
+	}
+	if p.script != "" {
+		file := filepath.Join(dir, "script")
+		if err := os.WriteFile(file, []byte(p.script), 0o755); err != nil {
+			return nil, err
+		}
+		if err := os.Chmod(file, 0o755); err != nil {
+			return nil, err
+		}
+		out = append(out, Mount{Source: file, Target: p.args[0], ReadOnly: true})
+	}
+	return out, nil
+}
+
+// clampTimes sets times after latest back to it, below dir.
+func clampTimes(dir string, latest time.Time) error {
+	return filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil || !info.ModTime().After(latest) {
+			return err
+		}
+		ts := unix.NsecToTimespec(latest.UnixNano())
+		return unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+func randomID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}

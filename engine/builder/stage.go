@@ -1,0 +1,355 @@
+package builder
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"gantry/engine/image"
+	"gantry/internal/problem"
+	"gantry/internal/tree"
+)
+
+// stageRun builds one stage.
+type stageRun struct {
+	build *run
+	stage *stage
+	st    state
+	base  digest.Digest // the image that the stage is made from, if any
+
+	inherited int // lines of history that the stage began with
+}
+
+// event reports something about a step.
+func (x *stageRun) event(s step, e Event) {
+	e.Step, e.Stage = s.number, x.stage.name
+	x.build.emit(e)
+}
+
+// output is a writer for what a step's command prints.
+func (x *stageRun) output(s step, stderr bool) outputWriter {
+	return outputWriter{func(p []byte) { x.event(s, Event{Kind: Output, Data: p, Stderr: stderr}) }}
+}
+
+type outputWriter struct{ write func([]byte) }
+
+func (w outputWriter) Write(p []byte) (int, error) {
+	w.write(p)
+	return len(p), nil
+}
+
+// do carries out all steps.
+func (x *stageRun) do(ctx context.Context) error {
+	for _, s := range x.stage.steps {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		x.event(s, Event{Kind: StepStarted, Text: s.text})
+		if err := x.step(ctx, s); err != nil {
+			x.event(s, Event{Kind: StepFailed, Err: err})
+			return err
+		}
+		id, err := x.st.id()
+		if err != nil {
+			return err
+		}
+		if s.command == nil && len(x.st.spec.History) == x.inherited {
+			id = x.base
+		}
+		x.event(s, Event{Kind: StepDone, Image: id.String()})
+	}
+	return nil
+}
+
+func (x *stageRun) step(ctx context.Context, s step) error {
+	place := x.build.graph.file.stages[x.stage.index].Location
+	var err error
+	if s.command == nil {
+		err = x.from(ctx, s)
+	} else {
+		place = s.command.Location()
+		err = x.instruction(ctx, s, s.command, s.text)
+	}
+	var exit *ExitError
+	if err == nil || errors.As(err, &exit) || context.Cause(ctx) != nil {
+		return err
+	}
+	return x.build.graph.file.at(place, err)
+}
+
+// from begins the stage with its base.
+func (x *stageRun) from(ctx context.Context, s step) error {
+	b := x.build
+	want := b.platform
+	if x.stage.platform != "" {
+		p, err := image.ParsePlatform(x.stage.platform)
+		if err != nil {
+			return err
+		}
+		want = p
+	}
+	switch {
+	case x.stage.from >= 0:
+		x.st = b.results[x.stage.from].st.fork()
+		id, err := x.st.id()
+		if err != nil {
+			return err
+		}
+		x.base = id
+	case x.stage.base == scratch:
+		x.st = scratchState(want)
+		if !b.epoch.IsZero() {
+			x.st.created = b.epoch
+		}
+		return nil
+	default:
+		img, err := b.base(ctx, x.stage.base)
+		if err != nil {
+			return err
+		}
+		asked := x.stage.platform != "" || b.req.Platform != ""
+		if p := img.Platform(); asked && !image.Runs(p, want) {
+			return problem.New(problem.Invalid, "image %s is for %s, the build asks for %s",
+				x.stage.base, image.FormatPlatform(p), image.FormatPlatform(want))
+		}
+		x.st, x.base = imageState(img), img.ID
+	}
+	x.inherited = len(x.st.spec.History)
+	return x.triggers(ctx, s)
+}
+
+// base finds an image to build on, with a lease on its layers.
+func (r *run) base(ctx context.Context, name string) (image.Image, error) {
+	img, err := r.cfg.Images.Resolve(ctx, name)
+	if errors.Is(err, problem.NotFound) {
+		return img, problem.New(problem.NotFound, "%w (images cannot be pulled yet: load or import it, or build it first)", err)
+	}
+	if err != nil {
+		return img, err
+	}
+	return img, r.cfg.Images.Lease(r.lease, img.Layers...)
+}
+
+// triggers carries out the ONBUILD instructions of the base.
+func (x *stageRun) triggers(ctx context.Context, s step) error {
+	list := x.st.spec.Config.OnBuild
+	if len(list) == 0 {
+		return nil
+	}
+	x.st.spec.Config.OnBuild = nil
+	word := "trigger"
+	if len(list) > 1 {
+		word = "triggers"
+	}
+	x.event(s, Event{Kind: Note, Text: fmt.Sprintf("# Executing %d build %s", len(list), word)})
+	for _, source := range list {
+		ast, err := parser.Parse(strings.NewReader(source))
+		if err != nil {
+			return problem.New(problem.Invalid, "ONBUILD %s: %w", source, err)
+		}
+		for _, node := range ast.AST.Children {
+			cmd, err := instructions.ParseCommand(node)
+			if err != nil {
+				return problem.New(problem.Invalid, "ONBUILD %s: %w", source, err)
+			}
+			if _, ok := copiesFrom(cmd); ok {
+				return unsupported("ONBUILD %s: --from is not supported in a trigger", source)
+			}
+			if err := x.instruction(ctx, s, cmd, source); err != nil {
+				return fmt.Errorf("ONBUILD %s: %w", source, err)
+			}
+		}
+	}
+	return nil
+}
+
+// instruction carries out one instruction.
+func (x *stageRun) instruction(ctx context.Context, s step, cmd instructions.Command, written string) error {
+	lex := shell.NewLex(x.build.graph.file.escape)
+	if e, ok := cmd.(instructions.SupportsSingleWordExpansion); ok {
+		if err := e.Expand(x.st.expander(lex)); err != nil {
+			return problem.New(problem.Invalid, "%w", err)
+		}
+	}
+	switch cmd := cmd.(type) {
+	case *instructions.RunCommand:
+		return x.runStep(ctx, s, cmd)
+	case *instructions.CopyCommand:
+		return x.copyStep(ctx, s, cmd, written)
+	case *instructions.AddCommand:
+		return x.addStep(ctx, s, cmd, written)
+	case *instructions.WorkdirCommand:
+		return x.workdirStep(ctx, s, cmd, written)
+	}
+	known, err := x.st.describe(cmd, x.build.args, lex)
+	if err != nil {
+		return err
+	}
+	if !known {
+		return unsupported("%s is not supported", strings.ToUpper(cmd.Name()))
+	}
+	if _, ok := cmd.(*instructions.ArgCommand); ok {
+		return nil // changes nothing in the image
+	}
+	x.st.note(written, false)
+	return x.described(s)
+}
+
+// described says whether this very configuration was made before.
+func (x *stageRun) described(s step) error {
+	id, err := x.st.id()
+	if err != nil {
+		return err
+	}
+	k := key("image", id.String())
+	if _, hit := x.build.cached(k); hit {
+		x.event(s, Event{Kind: Cached})
+		return nil
+	}
+	x.build.cache.keep(k, result{Created: x.st.created})
+	return nil
+}
+
+func (r *run) cached(k cacheKey) (result, bool) {
+	if r.req.NoCache {
+		return result{}, false
+	}
+	return r.cache.get(k, r.lease)
+}
+
+// apply adds a step's result to the stage. by is its line in the history.
+func (x *stageRun) apply(r result, by string) {
+	x.st.created = r.Created
+	if r.Layer != "" {
+		x.st.layers = append(slices.Clip(x.st.layers), r.Layer)
+	}
+	x.st.note(by, r.Layer != "")
+}
+
+// memo returns the result under the first of keys that has one, or else what
+// work makes, and keeps it under all.
+func (x *stageRun) memo(s step, keys []cacheKey, work func() (result, error)) (result, error) {
+	for i, k := range keys {
+		r, hit := x.build.cached(k)
+		if !hit {
+			continue
+		}
+		x.event(s, Event{Kind: Cached})
+		for _, k := range keys[:i] {
+			x.build.cache.keep(k, r)
+		}
+		return r, nil
+	}
+	r, err := work()
+	if err != nil {
+		return r, err
+	}
+	for _, k := range keys {
+		x.build.cache.keep(k, r)
+	}
+	return r, nil
+}
+
+func (x *stageRun) runStep(ctx context.Context, s step, cmd *instructions.RunCommand) error {
+	p, err := x.st.planRun(cmd, x.build.args, x.build.req.Network)
+	if err != nil {
+		return err
+	}
+	r, err := x.memo(s, []cacheKey{p.key(x.st)}, func() (result, error) { return x.run(ctx, s, p) })
+	if err != nil {
+		return err
+	}
+	x.apply(r, p.history)
+	return nil
+}
+
+// checkPlatform refuses to run commands of an image for another CPU.
+func (x *stageRun) checkPlatform() error {
+	return image.CheckPlatform(image.Image{Config: x.st.spec}, x.stage.label())
+}
+
+// label is what a stage is called in messages: its image, if it has one.
+func (s *stage) label() string {
+	if s.base != "" && s.base != scratch {
+		return s.base
+	}
+	return "of stage " + s.name
+}
+
+func (x *stageRun) workdirStep(ctx context.Context, s step, cmd *instructions.WorkdirCommand, written string) error {
+	x.st.spec.Config.WorkingDir = x.st.resolve(cmd.Path)
+	dir := x.st.spec.Config.WorkingDir
+	k := key("workdir", chain(x.st.layers), dir, x.st.created.String())
+	r, err := x.memo(s, []cacheKey{k}, func() (result, error) { return x.makeDir(ctx, dir) })
+	if err != nil {
+		return err
+	}
+	x.apply(r, written)
+	return nil
+}
+
+// makeDir makes a directory in the image, in a layer if it is missing.
+func (x *stageRun) makeDir(ctx context.Context, dir string) (result, error) {
+	return x.write(ctx, x.st.layers, func(root *tree.Root, c *copier) error {
+		st, err := root.Stat(dir)
+		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return problem.New(problem.Invalid, "WORKDIR %s: not a directory", dir)
+		}
+		if err == nil {
+			return nil
+		}
+		return c.write(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o755, ModTime: x.st.created}, nil)
+	})
+}
+
+// write makes a layer of what do writes over layers. When do writes nothing
+// there is no layer.
+func (x *stageRun) write(ctx context.Context, layers []digest.Digest, do func(*tree.Root, *copier) error) (_ result, err error) {
+	images := x.build.cfg.Images
+	r := result{Created: x.st.created}
+	scratch, err := images.Scratch()
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, scratch.Close()) }()
+	root, err := images.OpenWritable(layers, scratch)
+	if err != nil {
+		return r, err
+	}
+	c := newCopier(root, x.build.epoch)
+	err = do(root, c)
+	if err == nil {
+		err = c.close()
+	} else {
+		c.w.Abandon()
+	}
+	if err = errors.Join(err, root.Close()); err != nil {
+		return r, err
+	}
+	if len(c.made) == 0 {
+		return r, nil
+	}
+	layer, err := images.CommitLayer(ctx, x.build.lease, scratch.Upper)
+	r.Layer = layer.DiffID
+	return r, err
+}
+
+// isRemote reports whether ADD would fetch its source.
+func isRemote(src string) bool {
+	for _, prefix := range []string{"http://", "https://", "git://", "git@", "ssh://"} {
+		if strings.HasPrefix(src, prefix) {
+			return true
+		}
+	}
+	return strings.HasSuffix(path.Clean(src), ".git") && strings.Contains(src, ":")
+}
