@@ -1,0 +1,99 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"gantry/engine/image"
+	"gantry/internal/problem"
+)
+
+// ListImages lists the images that filter selects.
+func (s *Service) ListImages(ctx context.Context, filter *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
+	if ref := filter.GetImage().GetImage(); ref != "" {
+		img, err := s.cfg.Images.Resolve(ctx, ref)
+		if err != nil {
+			return nil, ignoreMissing(err)
+		}
+		return []*runtimeapi.Image{criImage(img)}, nil
+	}
+	list, err := s.cfg.Images.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*runtimeapi.Image, 0, len(list))
+	for _, img := range list {
+		out = append(out, criImage(img))
+	}
+	return out, nil
+}
+
+// ImageStatus describes one image; Image is nil where there is none.
+func (s *Service) ImageStatus(ctx context.Context, spec *runtimeapi.ImageSpec, _ bool) (*runtimeapi.ImageStatusResponse, error) {
+	img, err := s.cfg.Images.Resolve(ctx, spec.GetImage())
+	if errors.Is(err, problem.NotFound) {
+		return &runtimeapi.ImageStatusResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.ImageStatusResponse{Image: criImage(img)}, nil
+}
+
+// PullImage succeeds where the image is here already. There is no way to fetch
+// one from a registry yet.
+func (s *Service) PullImage(ctx context.Context, spec *runtimeapi.ImageSpec, _ *runtimeapi.AuthConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
+	img, err := s.cfg.Images.Resolve(ctx, spec.GetImage())
+	if errors.Is(err, problem.NotFound) {
+		return "", problem.New(problem.NotFound,
+			"image %q is not on this node, and pulling from a registry is not supported by this version of Gantry: build, load or import it", spec.GetImage())
+	}
+	if err != nil {
+		return "", err
+	}
+	return imageID(img.ID), nil
+}
+
+// RemoveImage removes an image with all its names; a missing one is success.
+func (s *Service) RemoveImage(ctx context.Context, spec *runtimeapi.ImageSpec) error {
+	img, err := s.cfg.Images.Resolve(ctx, spec.GetImage())
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	_, err = s.cfg.Images.Remove(ctx, img.ID.String(), image.RemoveOptions{Force: true})
+	return ignoreMissing(err)
+}
+
+// ImageFsInfo reports the file system that holds images and writable layers.
+func (s *Service) ImageFsInfo(context.Context) (*runtimeapi.ImageFsInfoResponse, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.cfg.Dir, &fs); err != nil {
+		return nil, err
+	}
+	usage := []*runtimeapi.FilesystemUsage{{
+		Timestamp: time.Now().UnixNano(), FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: s.cfg.Dir},
+		UsedBytes:  &runtimeapi.UInt64Value{Value: (fs.Blocks - fs.Bfree) * uint64(fs.Bsize)},
+		InodesUsed: &runtimeapi.UInt64Value{Value: fs.Files - fs.Ffree},
+	}}
+	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: usage, ContainerFilesystems: usage}, nil
+}
+
+func criImage(img image.Image) *runtimeapi.Image {
+	out := &runtimeapi.Image{
+		Id: imageID(img.ID), RepoTags: img.RepoTags, RepoDigests: img.RepoDigests, Size: uint64(img.Size),
+		Spec: &runtimeapi.ImageSpec{Image: imageID(img.ID)},
+	}
+	name, _, _ := strings.Cut(img.Config.Config.User, ":")
+	if uid, err := strconv.ParseInt(name, 10, 64); err == nil {
+		out.Uid = &runtimeapi.Int64Value{Value: uid}
+	} else {
+		out.Username = name
+	}
+	return out
+}

@@ -1,0 +1,198 @@
+package dockerapi
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"gantry/engine"
+	"gantry/internal/problem"
+)
+
+// attach connects the client with a container's streams. The claim comes before
+// the answer: the client starts the container when it has that.
+func (c *call) attach() error {
+	ctx := c.r.Context()
+	found, err := c.cfg.Engine.Container(ctx, c.vars[0])
+	if err != nil {
+		return err
+	}
+	keys, err := parseDetachKeys(c.query.Get("detachKeys"))
+	if err != nil {
+		return err
+	}
+	if found.Status == "paused" {
+		return problem.New(problem.Conflict, "container %s is paused, unpause the container before attach", found.ID)
+	}
+	if found.Status == "restarting" {
+		return problem.New(problem.Conflict, "container %s is restarting, wait until the container is running", found.ID)
+	}
+	claim, err := c.cfg.Engine.Attach(ctx, found.ID)
+	if err != nil {
+		return err
+	}
+	conn, err := c.hijack(c.mediaType(found.Config.Tty))
+	if err != nil {
+		claim.Close()
+		return err
+	}
+	defer conn.end()
+	out, errOut := writersTo(conn, found.Config.Tty)
+	if c.query.bool("logs") {
+		if err := c.replay(found, out, errOut); err != nil {
+			claim.Close()
+			return err
+		}
+	}
+	if !c.query.bool("stream") {
+		claim.Close()
+		return nil
+	}
+	s := engine.Streams{}
+	if found.Config.Tty {
+		s.DetachKeys = keys // elsewhere the bytes may be data
+	}
+	if c.query.bool("stdin") && found.Config.OpenStdin {
+		s.Stdin = conn.in
+	}
+	if c.query.bool("stdout") {
+		s.Stdout = out
+	}
+	if c.query.bool("stderr") {
+		s.Stderr = errOut
+	}
+	c.cfg.Engine.Emit("container", "attach", found.ID, eventAttributes(found))
+	err = claim.Run(context.WithoutCancel(ctx), s)
+	if errors.Is(err, engine.ErrDetached) {
+		c.cfg.Engine.Emit("container", "detach", found.ID, eventAttributes(found))
+		return nil
+	}
+	return err
+}
+
+func eventAttributes(found engine.Container) map[string]string {
+	attributes := map[string]string{}
+	for k, v := range found.Config.Labels {
+		attributes[k] = v
+	}
+	attributes["image"], attributes["name"] = found.Config.Image, found.Name
+	return attributes
+}
+
+// replay writes what the container has printed so far.
+func (c *call) replay(found engine.Container, out, errOut io.Writer) error {
+	opts := engine.LogsOptions{Stdout: c.query.bool("stdout"), Stderr: c.query.bool("stderr"), Tail: -1}
+	return c.cfg.Engine.Logs(c.r.Context(), found.ID, opts, func(line engine.LogLine) error {
+		to := out
+		if line.Stderr {
+			to = errOut
+		}
+		_, err := to.Write(line.Text)
+		return err
+	})
+}
+
+// timestamp is the reference's fixed-width form.
+const timestamp = "2006-01-02T15:04:05.000000000Z07:00"
+
+func (c *call) logs() error {
+	ctx := c.r.Context()
+	opts, err := c.logsOptions()
+	if err != nil {
+		return err
+	}
+	found, err := c.cfg.Engine.Container(ctx, c.vars[0])
+	if err != nil {
+		return err
+	}
+	if err := c.cfg.Engine.LogReadable(ctx, found.ID); err != nil {
+		return err
+	}
+	stamps, details := c.query.bool("timestamps"), c.query.bool("details")
+	c.w.Header().Set("Content-Type", c.mediaType(found.Config.Tty))
+	c.begun = true
+	c.w.WriteHeader(http.StatusOK)
+	if err := c.flush(); err != nil {
+		return err
+	}
+	var sink io.Writer = flusher{c}
+	if !opts.Follow {
+		buffered := bufio.NewWriterSize(c.w, 64<<10)
+		defer buffered.Flush()
+		sink = buffered
+	}
+	out, errOut := writersTo(sink, found.Config.Tty)
+	var line []byte
+	return c.cfg.Engine.Logs(ctx, found.ID, opts, func(l engine.LogLine) error {
+		line = line[:0]
+		if stamps {
+			line = l.Time.UTC().AppendFormat(line, timestamp)
+			line = append(line, ' ')
+		}
+		if details {
+			line = append(line, ' ') // the log options that would stand here are refused at creation
+		}
+		line = append(line, l.Text...)
+		to := out
+		if l.Stderr {
+			to = errOut
+		}
+		_, err := to.Write(line)
+		return err
+	})
+}
+
+func (c *call) logsOptions() (opts engine.LogsOptions, err error) {
+	opts = engine.LogsOptions{
+		Stdout: c.query.bool("stdout"), Stderr: c.query.bool("stderr"), Follow: c.query.bool("follow"), Tail: -1,
+	}
+	if !opts.Stdout && !opts.Stderr {
+		return opts, invalid("Bad parameters: you must choose at least one stream")
+	}
+	if tail := c.query.Get("tail"); tail != "" && tail != "all" {
+		// As in the reference, what is no number means all.
+		if n, err := strconv.Atoi(tail); err == nil {
+			opts.Tail = n
+		}
+	}
+	if opts.Since, err = c.query.time("since"); err != nil {
+		return opts, err
+	}
+	opts.Until, err = c.query.time("until")
+	if !opts.Until.IsZero() && opts.Until.Before(time.Now()) {
+		opts.Follow = false
+	}
+	return opts, err
+}
+
+func (c *call) size() (rows, cols uint16, err error) {
+	h, err := c.query.int("h")
+	if err != nil {
+		return 0, 0, err
+	}
+	w, err := c.query.int("w")
+	if err != nil {
+		return 0, 0, err
+	}
+	if h < 0 || w < 0 || h > 0xffff || w > 0xffff {
+		return 0, 0, invalid("invalid terminal size %d×%d", h, w)
+	}
+	return uint16(h), uint16(w), nil
+}
+
+func (c *call) resize() error {
+	rows, cols, err := c.size()
+	if err != nil {
+		return err
+	}
+	if err := c.cfg.Engine.Resize(c.r.Context(), c.vars[0], rows, cols); err != nil {
+		return err
+	}
+	c.begun = true
+	c.w.WriteHeader(http.StatusOK)
+	return nil
+}

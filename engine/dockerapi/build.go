@@ -1,0 +1,157 @@
+package dockerapi
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/docker/go-units"
+	dbuild "github.com/moby/moby/api/types/build"
+	devents "github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/jsonstream"
+
+	"gantry/engine/builder"
+	"gantry/internal/problem"
+)
+
+// buildQuery lists the parameters of a build that the classic client sends.
+const buildQuery = "dockerfile t extrahosts remote q nocache cachefrom pull rm forcerm memory memswap cpushares cpusetcpus " +
+	"cpusetmems cpuperiod cpuquota buildargs shmsize squash labels networkmode target outputs platform version buildid " +
+	"cgroupparent isolation securityopt ulimits"
+
+// build builds an image of the context in the body.
+func (c *call) build() error {
+	if c.cfg.Builder == nil {
+		return problem.New(problem.Unsupported, "building is turned off")
+	}
+	req, err := buildRequest(c.query)
+	if err != nil {
+		return err
+	}
+	req.Context = c.r.Body
+	out := c.progress()
+	quiet := c.query.bool("q")
+	text := builder.NewClassic(streamWriter{out})
+	id, err := c.cfg.Builder.Build(c.r.Context(), req, func(ev builder.Event) {
+		if !quiet {
+			text.Event(ev)
+		}
+		if ev.Kind == builder.Built && !quiet {
+			out.aux(dbuild.Result{ID: ev.Image})
+		}
+		if ev.Kind == builder.Tagged {
+			c.cfg.Engine.Emit(devents.ImageEventType, devents.ActionTag, ev.Image, map[string]string{"name": ev.Text})
+		}
+	})
+	if !quiet {
+		err = errors.Join(err, text.Close())
+	}
+	if err == nil && quiet {
+		out.send(jsonstream.Message{Stream: id.String() + "\n"})
+	}
+	return out.end(err)
+}
+
+// streamWriter sends each write as a message.
+type streamWriter struct{ out *progress }
+
+func (s streamWriter) Write(p []byte) (int, error) {
+	s.out.send(jsonstream.Message{Stream: string(p)})
+	return len(p), s.out.failed
+}
+
+var _ io.Writer = streamWriter{}
+
+// aux sends what a program reads and no person sees.
+func (p *progress) aux(v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		p.failed = errors.Join(p.failed, err)
+		return
+	}
+	raw := json.RawMessage(data)
+	p.send(jsonstream.Message{Aux: &raw})
+}
+
+// buildRequest translates a build's parameters, and refuses those that are not
+// supported.
+func buildRequest(q query) (builder.Request, error) {
+	req := builder.Request{
+		Dockerfile: q.Get("dockerfile"), Target: q.Get("target"), NoCache: q.bool("nocache"), Pull: q.bool("pull"),
+		Platform: q.Get("platform"), Network: q.Get("networkmode"),
+	}
+	// What would be kept of failed steps (rm, forcerm) never is; cachefrom names
+	// images whose layers the cache knows by content anyway.
+	if err := q.refuse("remote", "squash", "extrahosts", "outputs", "cgroupparent", "isolation", "securityopt", "buildid"); err != nil {
+		return req, err
+	}
+	if v := q.Get("version"); v != "" && v != string(dbuild.BuilderV1) {
+		return req, problem.New(problem.Unsupported, "BuildKit is not supported by this version of Gantry; set DOCKER_BUILDKIT=0")
+	}
+	for _, tag := range q.Values["t"] {
+		name, err := nameAndTag(tag, "")
+		if err != nil {
+			return req, err
+		}
+		if name != "" && !slices.Contains(req.Tags, name) {
+			req.Tags = append(req.Tags, name)
+		}
+	}
+	if err := jsonParameter(q, "buildargs", &req.BuildArgs); err != nil {
+		return req, err
+	}
+	if err := jsonParameter(q, "labels", &req.Labels); err != nil {
+		return req, err
+	}
+	return req, buildLimits(q, &req.Limits)
+}
+
+func jsonParameter(q query, name string, out any) error {
+	text := q.Get(name)
+	if text == "" {
+		return nil
+	}
+	if err := json.Unmarshal([]byte(text), out); err != nil {
+		return invalid("query parameter %s: %w", name, err)
+	}
+	return nil
+}
+
+func buildLimits(q query, l *builder.Limits) error {
+	for name, field := range map[string]*int64{
+		"memory": &l.Memory, "memswap": &l.MemorySwap, "cpushares": &l.CPUShares,
+		"cpuperiod": &l.CPUPeriod, "cpuquota": &l.CPUQuota, "shmsize": &l.ShmSize,
+	} {
+		n, err := q.int(name)
+		if err != nil {
+			return err
+		}
+		*field = n
+	}
+	l.CPUSet, l.CPUSetMems = q.Get("cpusetcpus"), q.Get("cpusetmems")
+	var ulimits []*units.Ulimit
+	if err := jsonParameter(q, "ulimits", &ulimits); err != nil {
+		return err
+	}
+	for _, u := range ulimits {
+		l.Ulimits = append(l.Ulimits, builder.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
+	}
+	return nil
+}
+
+// pruneBuilds forgets what the build cache has.
+func (c *call) pruneBuilds() error {
+	if c.cfg.Builder == nil {
+		return problem.New(problem.Unsupported, "building is turned off")
+	}
+	if err := c.query.refuse("keep-storage", "reserved-space", "max-used-space", "min-free-space", "filters"); err != nil {
+		return err
+	}
+	report, err := c.cfg.Builder.Prune(c.r.Context(), time.Now())
+	if err != nil {
+		return err
+	}
+	return c.answer(200, dbuild.CachePruneReport{CachesDeleted: []string{}, SpaceReclaimed: uint64(report.Reclaimed)})
+}

@@ -1,0 +1,283 @@
+package dockerapi
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	dbuild "github.com/moby/moby/api/types/build"
+	dcontainer "github.com/moby/moby/api/types/container"
+	devents "github.com/moby/moby/api/types/events"
+	dimage "github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/plugin"
+	dregistry "github.com/moby/moby/api/types/registry"
+	dswarm "github.com/moby/moby/api/types/swarm"
+	dsystem "github.com/moby/moby/api/types/system"
+	dvolume "github.com/moby/moby/api/types/volume"
+	"golang.org/x/sys/unix"
+
+	"gantry/engine"
+)
+
+func (c *call) ping() error {
+	header := c.w.Header()
+	header.Set("Builder-Version", string(dbuild.BuilderV1))
+	header.Set("Swarm", "inactive")
+	header.Set("Cache-Control", "no-cache, no-store, must-revalidate")
+	header.Set("Pragma", "no-cache")
+	header.Set("Content-Type", "text/plain; charset=utf-8")
+	c.begun = true
+	c.w.WriteHeader(http.StatusOK)
+	if c.r.Method == http.MethodHead {
+		return nil
+	}
+	if _, err := c.w.Write([]byte("OK")); err != nil {
+		return errClientGone
+	}
+	return nil
+}
+
+func kernelVersion() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(name.Release[:])
+}
+
+func (c *call) showVersion() error {
+	v := dsystem.VersionResponse{
+		Version: c.cfg.Version, APIVersion: maxVersion, MinAPIVersion: minVersion,
+		Os: runtime.GOOS, Arch: runtime.GOARCH, GoVersion: runtime.Version(), KernelVersion: kernelVersion(),
+	}
+	v.Platform.Name = "Gantry"
+	v.Components = []dsystem.ComponentVersion{{
+		Name: "Engine", Version: c.cfg.Version,
+		Details: map[string]string{
+			"ApiVersion": maxVersion, "MinAPIVersion": minVersion, "Os": v.Os, "Arch": v.Arch,
+			"GoVersion": v.GoVersion, "KernelVersion": v.KernelVersion, "Experimental": "false",
+		},
+	}}
+	return c.answer(http.StatusOK, v)
+}
+
+func (c *call) info() error {
+	ctx := c.r.Context()
+	images, err := c.cfg.Images.List(ctx)
+	if err != nil {
+		return err
+	}
+	memory, err := engine.HostMemory()
+	if err != nil {
+		return err
+	}
+	out := dsystem.Info{
+		ID: "gantry", Images: len(images), Driver: engine.StorageDriver,
+		DriverStatus: [][2]string{{"Backing", "overlayfs"}},
+		MemoryLimit:  true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true, PidsLimit: true,
+		IPv4Forwarding: true, SystemTime: time.Now().Format(time.RFC3339Nano), LoggingDriver: "json-file",
+		CgroupDriver: "cgroupfs", CgroupVersion: cgroupVersion(), KernelVersion: kernelVersion(),
+		OperatingSystem: operatingSystem(), OSType: runtime.GOOS, Architecture: machine(), NCPU: runtime.NumCPU(), MemTotal: int64(memory),
+		DockerRootDir: c.cfg.DataDir, ServerVersion: c.cfg.Version, DefaultRuntime: engine.RuntimeName,
+		Runtimes:    map[string]dsystem.RuntimeWithStatus{engine.RuntimeName: {}},
+		Swarm:       dswarm.Info{LocalNodeState: dswarm.LocalNodeStateInactive},
+		NGoroutines: runtime.NumGoroutine(),
+		Labels:      []string{}, LiveRestoreEnabled: true, Isolation: "default",
+		SecurityOptions: []string{"name=seccomp,profile=builtin"},
+		Plugins:         dsystem.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"}},
+		RegistryConfig:  &dregistry.ServiceConfig{IndexConfigs: map[string]*dregistry.IndexInfo{}},
+		CDISpecDirs:     []string{}, Warnings: []string{},
+		FirewallBackend: &dsystem.FirewallInfo{Driver: "nftables"},
+	}
+	if out.Name, err = os.Hostname(); err != nil {
+		return err
+	}
+	for _, found := range c.cfg.Engine.Containers(ctx) {
+		out.Containers++
+		switch found.Status {
+		case dcontainer.StateRunning, dcontainer.StateRestarting:
+			out.ContainersRunning++
+		case dcontainer.StatePaused:
+			out.ContainersPaused++
+		default:
+			out.ContainersStopped++
+		}
+	}
+	return c.answer(http.StatusOK, out)
+}
+
+func cgroupVersion() string {
+	var st unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+		return "2"
+	}
+	return "1"
+}
+
+// machine is the kernel's name of the CPU, as the reference shows it.
+func machine() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return runtime.GOARCH
+	}
+	return unix.ByteSliceToString(name.Machine[:])
+}
+
+func operatingSystem() string {
+	data, err := os.ReadFile("/etc/os-release")
+	if err != nil {
+		return "Linux"
+	}
+	for line := range strings.Lines(string(data)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "PRETTY_NAME="); ok {
+			return strings.Trim(name, `"'`)
+		}
+	}
+	return "Linux"
+}
+
+// legacyEvent adds the fields that events of containers and images had before 1.52.
+type legacyEvent struct {
+	Status string `json:"status,omitempty"`
+	ID     string `json:"id,omitempty"`
+	From   string `json:"from,omitempty"`
+	engine.Event
+}
+
+func (c *call) events() error {
+	var opts engine.EventsOptions
+	var err error
+	if opts.Filters, err = c.query.filters(); err != nil {
+		return err
+	}
+	if err := engine.CheckEventFilters(opts.Filters); err != nil {
+		return err
+	}
+	if opts.Since, err = c.query.time("since"); err != nil {
+		return err
+	}
+	if opts.Until, err = c.query.time("until"); err != nil {
+		return err
+	}
+	if !opts.Since.IsZero() && !opts.Until.IsZero() && opts.Until.Before(opts.Since) {
+		return invalid("`since` time (%s) cannot be after `until` time (%s)", c.query.Get("since"), c.query.Get("until"))
+	}
+	encoder := json.NewEncoder(c.w)
+	begin := func() {
+		c.w.Header().Set("Content-Type", "application/json")
+		c.begun = true
+		c.w.WriteHeader(http.StatusOK)
+		_ = c.flush() // the first event finds out that the client has gone
+	}
+	return c.cfg.Engine.Events(c.r.Context(), opts, begin, func(ev engine.Event) error {
+		var out any = ev
+		if c.version.less(1, 52) && (ev.Type == devents.ContainerEventType || ev.Type == devents.ImageEventType) {
+			out = legacyEvent{string(ev.Action), ev.Actor.ID, ev.Actor.Attributes["image"], ev}
+		}
+		if err := encoder.Encode(out); err != nil {
+			return errClientGone
+		}
+		return c.flush()
+	})
+}
+
+// legacyUsage is the form of system df before 1.52.
+type legacyUsage struct {
+	LayersSize  int64
+	Images      []dimage.Summary
+	Containers  []dcontainer.Summary
+	Volumes     []dvolume.Volume
+	BuildCache  []dbuild.CacheRecord
+	BuilderSize int64
+}
+
+func (c *call) diskUsage() error {
+	kinds := c.query.Values["type"]
+	for _, kind := range kinds {
+		switch dsystem.DiskUsageObject(kind) {
+		case dsystem.ContainerObject, dsystem.ImageObject, dsystem.VolumeObject, dsystem.BuildCacheObject:
+		default:
+			return invalid("unknown object type: %s", kind)
+		}
+	}
+	wanted := func(kind dsystem.DiskUsageObject) bool {
+		return len(kinds) == 0 || slices.Contains(kinds, string(kind))
+	}
+	var usage dsystem.DiskUsage
+	var err error
+	if wanted(dsystem.ImageObject) {
+		if usage.ImageUsage, err = c.imageUsage(); err != nil {
+			return err
+		}
+	}
+	if wanted(dsystem.ContainerObject) {
+		if usage.ContainerUsage, err = c.containerUsage(); err != nil {
+			return err
+		}
+	}
+	if wanted(dsystem.VolumeObject) {
+		if usage.VolumeUsage, err = c.volumeUsage(c.r.Context()); err != nil {
+			return err
+		}
+	}
+	if wanted(dsystem.BuildCacheObject) {
+		usage.BuildCacheUsage = &dbuild.DiskUsage{}
+	}
+	if c.version.less(1, 52) {
+		return c.answer(http.StatusOK, oldUsage(usage))
+	}
+	if !c.query.bool("verbose") {
+		withoutItems(&usage)
+	}
+	return c.answer(http.StatusOK, usage)
+}
+
+func withoutItems(usage *dsystem.DiskUsage) {
+	if usage.ImageUsage != nil {
+		usage.ImageUsage.Items = nil
+	}
+	if usage.ContainerUsage != nil {
+		usage.ContainerUsage.Items = nil
+	}
+	if usage.VolumeUsage != nil {
+		usage.VolumeUsage.Items = nil
+	}
+}
+
+func oldUsage(usage dsystem.DiskUsage) legacyUsage {
+	old := legacyUsage{Images: []dimage.Summary{}, Containers: []dcontainer.Summary{}, Volumes: []dvolume.Volume{}, BuildCache: []dbuild.CacheRecord{}}
+	if u := usage.ImageUsage; u != nil {
+		old.LayersSize, old.Images = u.TotalSize, u.Items
+	}
+	if u := usage.ContainerUsage; u != nil {
+		old.Containers = u.Items
+	}
+	if u := usage.VolumeUsage; u != nil {
+		old.Volumes = u.Items
+	}
+	return old
+}
+
+func (c *call) containerUsage() (*dcontainer.DiskUsage, error) {
+	list, err := c.cfg.Engine.List(c.r.Context(), engine.ListOptions{All: true, Size: true})
+	if err != nil {
+		return nil, err
+	}
+	usage := &dcontainer.DiskUsage{Items: list, TotalCount: int64(len(list))}
+	for _, item := range list {
+		usage.TotalSize += item.SizeRw
+		switch item.State {
+		case dcontainer.StateRunning, dcontainer.StatePaused, dcontainer.StateRestarting:
+			usage.ActiveCount++
+		default:
+			usage.Reclaimable += item.SizeRw
+		}
+	}
+	return usage, nil
+}
+
+func (c *call) listPlugins() error { return c.answer(http.StatusOK, plugin.ListResponse{}) }

@@ -1,0 +1,190 @@
+package engine
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	dcontainer "github.com/moby/moby/api/types/container"
+	devents "github.com/moby/moby/api/types/events"
+
+	"gantry/engine/container"
+	"gantry/internal/fault"
+)
+
+// watch waits for the end of a run and deals with it.
+func (e *Engine) watch(ctx context.Context, r *record, this *run) {
+	select {
+	case <-this.proc.Done():
+	case <-ctx.Done():
+		return // the process goes on; the next engine adopts it
+	}
+	// From here to the end: an exit that is half dealt with would be found by
+	// the next start, but with the daemon going down there is time for it.
+	ctx = context.WithoutCancel(ctx)
+	exit, err := this.proc.Wait(ctx)
+	if err != nil {
+		e.log.Error("container exit", "container", r.id, "err", err)
+		exit = container.Exit{Code: codeLost, At: time.Now()}
+	}
+	if err := r.lock(ctx); err != nil {
+		return
+	}
+	defer r.unlock()
+	e.ended(ctx, r, this, exit)
+}
+
+// codeLost is the exit code of a container whose end nobody saw.
+const codeLost = 255
+
+// ended records the end of a run, gives back what it held, and does what the
+// policies say. The caller holds op.
+func (e *Engine) ended(ctx context.Context, r *record, this *run, exit container.Exit) {
+	cfg, st := r.view()
+	e.endHealth(r)
+	if err := e.disconnect(ctx, r.id, connection{st.Namespace, st.Endpoints, st.Publications}); err != nil {
+		e.log.Error("container disconnect", "container", r.id, "err", err)
+	}
+	restart, delay := e.decideRestart(r, exit)
+	err := r.change(soon, func(st *state) {
+		st.Status = dcontainer.StateExited
+		if restart {
+			st.Status = dcontainer.StateRestarting
+		}
+		st.ExitCode, st.OOMKilled, st.FinishedAt = exit.Code, exit.OOMKilled, exit.At.UTC()
+		st.Error = exit.Error
+		st.Namespace, st.Endpoints, st.Publications = "", nil, nil
+	})
+	if err != nil {
+		e.log.Error("container state not written", "container", r.id, "err", err)
+	}
+	r.mu.Lock()
+	r.run = nil
+	for _, x := range r.execs {
+		x.containerGone()
+	}
+	r.mu.Unlock()
+	if exit.OOMKilled {
+		e.emit(r, devents.ActionOOM, nil)
+	}
+	e.emit(r, devents.ActionDie, map[string]string{
+		"exitCode":     strconv.Itoa(exit.Code),
+		"execDuration": strconv.Itoa(int(max(exit.At.Sub(st.StartedAt), 0).Seconds())),
+	})
+	e.log.Info("container exited", "container", r.id, "code", exit.Code, "oom", exit.OOMKilled)
+	close(this.done)
+	r.wake(exited, dcontainer.WaitResponse{StatusCode: int64(exit.Code)})
+	e.deleteRun(ctx, r, this)
+	switch {
+	case restart:
+		e.restartAfter(r, delay)
+	case cfg.HostConfig.AutoRemove && !r.isKept():
+		if err := e.removeLocked(ctx, r, RemoveOptions{Volumes: true}); err != nil {
+			e.log.Error("container auto-remove", "container", r.id, "err", err)
+		}
+	}
+}
+
+func (r *record) isKept() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.kept
+}
+
+// readersLimit is how long the removal of an ended run waits for those who read
+// its output. They take it into memory at once, so only a lost one takes longer.
+const readersLimit = 5 * time.Second
+
+// deleteRun removes what the runtime keeps of a run whose end is recorded: its
+// exit record may go only when ours is there.
+func (e *Engine) deleteRun(ctx context.Context, r *record, this *run) {
+	if err := fault.At("engine/exit/before-delete"); err != nil {
+		e.log.Error("container exit", "container", r.id, "err", err)
+	}
+	if !this.readers.wait(readersLimit) {
+		e.log.Warn("output of a container is still being read", "container", r.id)
+	}
+	if err := this.proc.Delete(ctx); err != nil {
+		e.log.Error("container delete", "container", r.id, "err", err)
+	}
+}
+
+func (e *Engine) decideRestart(r *record, exit container.Exit) (bool, time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	restart, delay, count := afterExit(r.cfg.HostConfig.RestartPolicy, ending{
+		code: exit.Code, ran: exit.At.Sub(r.st.StartedAt), stopped: r.st.Stopped,
+		restarts: r.st.RestartCount, backoff: r.backoff,
+	})
+	if restart {
+		r.backoff, r.st.RestartCount = delay, count
+	}
+	return restart, delay
+}
+
+// restartAfter starts the container when the delay is over, unless somebody
+// decides otherwise before.
+func (e *Engine) restartAfter(r *record, delay time.Duration) {
+	due, cancel := context.WithCancel(context.Background())
+	r.mu.Lock()
+	r.pending = cancel
+	r.mu.Unlock()
+	e.spawn(func(ctx context.Context) {
+		defer cancel()
+		timer := time.NewTimer(delay)
+		defer timer.Stop()
+		ready := e.ready // a start needs what is still being restored
+		for range 2 {
+			select {
+			case <-timer.C:
+			case <-ready:
+				ready = nil
+			case <-due.Done():
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+		if err := r.lock(due); err != nil {
+			return
+		}
+		defer r.unlock()
+		if due.Err() != nil || r.running() != nil || r.isRemoving() {
+			return
+		}
+		if err := e.startLocked(context.WithoutCancel(ctx), r); err != nil {
+			e.log.Warn("container restart", "container", r.id, "err", err)
+			e.retry(r)
+		}
+	})
+}
+
+// retry plans another restart after one that failed.
+func (e *Engine) retry(r *record) {
+	restart, delay := e.decideRestart(r, container.Exit{Code: r.exitCode(), At: time.Now()})
+	if !restart || r.isRemoving() {
+		return
+	}
+	if err := r.change(soon, func(st *state) { st.Status = dcontainer.StateRestarting }); err != nil {
+		e.log.Error("container state not written", "container", r.id, "err", err)
+	}
+	e.restartAfter(r, delay)
+}
+
+func (r *record) exitCode() int {
+	_, st := r.view()
+	return st.ExitCode
+}
+
+// cancelRestart ends a restart that waits for its time, and tells whether there
+// was one.
+func (r *record) cancelRestart() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pending == nil {
+		return false
+	}
+	r.pending()
+	r.pending = nil
+	return r.st.Status == dcontainer.StateRestarting
+}

@@ -1,0 +1,186 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	dcontainer "github.com/moby/moby/api/types/container"
+	devents "github.com/moby/moby/api/types/events"
+)
+
+// The reference's defaults of a health check.
+const (
+	defaultInterval      = 30 * time.Second
+	defaultProbeTimeout  = 30 * time.Second
+	defaultStartInterval = 5 * time.Second
+	defaultRetries       = 3
+	healthLogEntries     = 5
+	healthOutputBytes    = 4096
+)
+
+// health is the check of one run of a container. Its status is guarded by the
+// container's mu.
+type health struct {
+	status dcontainer.Health
+	cancel context.CancelFunc
+}
+
+// startHealth begins to check a run, if the container has a health check.
+func (e *Engine) startHealth(r *record, this *run) {
+	check := r.config().Config.Healthcheck
+	if check == nil || len(check.Test) == 0 || check.Test[0] == "NONE" {
+		return
+	}
+	checking, cancel := context.WithCancel(context.Background())
+	h := &health{status: dcontainer.Health{Status: dcontainer.Starting}, cancel: cancel}
+	r.mu.Lock()
+	r.health = h
+	r.mu.Unlock()
+	e.spawn(func(ctx context.Context) {
+		defer context.AfterFunc(ctx, cancel)()
+		e.checkHealth(checking, r, this, h, *check)
+	})
+}
+
+// endHealth ends the check with its run. What was found stays to be seen.
+func (e *Engine) endHealth(r *record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.health != nil {
+		r.health.cancel()
+	}
+}
+
+// checkHealth probes until ctx ends.
+func (e *Engine) checkHealth(ctx context.Context, r *record, this *run, h *health, check dcontainer.HealthConfig) {
+	begun := time.Now()
+	for {
+		r.mu.Lock()
+		starting := h.status.Status == dcontainer.Starting
+		r.mu.Unlock()
+		timer := time.NewTimer(probeDelay(check, starting && time.Since(begun) < check.StartPeriod))
+		select {
+		case <-timer.C:
+		case <-this.done:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+		if _, st := r.view(); st.Status == dcontainer.StatePaused {
+			continue
+		}
+		result := e.probe(ctx, r, check)
+		if ctx.Err() != nil {
+			return
+		}
+		r.mu.Lock()
+		before := h.status.Status
+		h.status = afterProbe(h.status, *result, check, time.Since(begun) < check.StartPeriod)
+		after := h.status.Status
+		r.mu.Unlock()
+		if before != after {
+			e.emit(r, devents.Action("health_status: "+string(after)), nil)
+		}
+	}
+}
+
+func probeDelay(check dcontainer.HealthConfig, starting bool) time.Duration {
+	switch {
+	case starting && check.StartInterval > 0:
+		return check.StartInterval
+	case starting:
+		return defaultStartInterval
+	case check.Interval > 0:
+		return check.Interval
+	}
+	return defaultInterval
+}
+
+// afterProbe decides the status after one more result.
+func afterProbe(h dcontainer.Health, result dcontainer.HealthcheckResult, check dcontainer.HealthConfig, starting bool) dcontainer.Health {
+	log := append(h.Log[:len(h.Log):len(h.Log)], &result)
+	h.Log = log[max(len(log)-healthLogEntries, 0):]
+	if result.ExitCode == 0 {
+		h.Status, h.FailingStreak = dcontainer.Healthy, 0
+		return h
+	}
+	// Failures of a container that is still starting do not count.
+	if h.Status == dcontainer.Starting && starting {
+		return h
+	}
+	retries := check.Retries
+	if retries <= 0 {
+		retries = defaultRetries
+	}
+	h.FailingStreak++
+	if h.FailingStreak >= retries {
+		h.Status = dcontainer.Unhealthy
+	}
+	return h
+}
+
+// probe runs the check once.
+func (e *Engine) probe(ctx context.Context, r *record, check dcontainer.HealthConfig) *dcontainer.HealthcheckResult {
+	timeout := check.Timeout
+	if timeout <= 0 {
+		timeout = defaultProbeTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	output := &head{limit: healthOutputBytes}
+	result := &dcontainer.HealthcheckResult{Start: time.Now()}
+	code, err := e.ExecRun(ctx, r.id, dcontainer.ExecCreateRequest{Cmd: probeCommand(r.config().Config, check)}, Streams{Stdout: output, Stderr: output})
+	result.End, result.ExitCode, result.Output = time.Now(), code, output.String()
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		result.ExitCode, result.Output = -1, "Health check exceeded timeout ("+timeout.String()+")"
+		if text := strings.TrimSpace(output.String()); text != "" {
+			result.Output += ": " + text
+		}
+	case err != nil:
+		result.ExitCode, result.Output = -1, err.Error()
+	}
+	return result
+}
+
+func probeCommand(c *dcontainer.Config, check dcontainer.HealthConfig) []string {
+	if check.Test[0] == "CMD" {
+		return check.Test[1:]
+	}
+	shell := c.Shell
+	if len(shell) == 0 {
+		shell = []string{"/bin/sh", "-c"}
+	}
+	return append(shell[:len(shell):len(shell)], strings.Join(check.Test[1:], " "))
+}
+
+// head keeps the first bytes written to it, for two writers at once.
+type head struct {
+	limit int
+
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+var _ io.Writer = (*head)(nil)
+
+// Write never fails; what is over the limit is dropped.
+func (h *head) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.buf.Write(p[:min(len(p), h.limit-h.buf.Len())])
+	return len(p), nil
+}
+
+func (h *head) String() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.buf.String()
+}

@@ -1,0 +1,197 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	dcontainer "github.com/moby/moby/api/types/container"
+	devents "github.com/moby/moby/api/types/events"
+	dvolume "github.com/moby/moby/api/types/volume"
+
+	"gantry/engine/volume"
+	"gantry/internal/problem"
+)
+
+// Update changes limits and restart policy, of a running container at once.
+// Fields that are zero stay as they are.
+func (e *Engine) Update(ctx context.Context, ref string, u dcontainer.UpdateConfig) (warnings []string, err error) {
+	r, err := e.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer r.unlock()
+	old := r.config()
+	host := *old.HostConfig
+	if err := mergeUpdate(&host, u); err != nil {
+		return nil, err
+	}
+	if err := validateHost(&host); err != nil {
+		return nil, err
+	}
+	cfg := *old
+	cfg.HostConfig = &host
+	if this := r.running(); this != nil {
+		if err := this.proc.Update(ctx, resources(&host.Resources)); err != nil {
+			return nil, fmt.Errorf("cannot update container %s: %w", r.id, err)
+		}
+	}
+	if err := r.reconfigure(&cfg); err != nil {
+		return nil, err
+	}
+	e.emit(r, devents.ActionUpdate, nil)
+	return nil, nil
+}
+
+// mergeUpdate applies what u sets, and refuses what cannot be changed.
+func mergeUpdate(h *dcontainer.HostConfig, u dcontainer.UpdateConfig) error {
+	if len(u.Devices) > 0 || len(u.DeviceCgroupRules) > 0 || len(u.Ulimits) > 0 || u.CgroupParent != "" {
+		return unsupported("updating Devices, DeviceCgroupRules, Ulimits or CgroupParent")
+	}
+	// The rest of Resources is refused by validateHost when it is set.
+	copyOf := u.Resources
+	merged := h.Resources
+	for _, f := range []struct{ to, from *int64 }{
+		{&merged.CPUShares, &copyOf.CPUShares}, {&merged.Memory, &copyOf.Memory}, {&merged.NanoCPUs, &copyOf.NanoCPUs},
+		{&merged.CPUPeriod, &copyOf.CPUPeriod}, {&merged.CPUQuota, &copyOf.CPUQuota},
+		{&merged.MemoryReservation, &copyOf.MemoryReservation}, {&merged.MemorySwap, &copyOf.MemorySwap},
+		{&merged.CPURealtimePeriod, &copyOf.CPURealtimePeriod}, {&merged.CPURealtimeRuntime, &copyOf.CPURealtimeRuntime},
+	} {
+		if *f.from != 0 {
+			*f.to = *f.from
+		}
+	}
+	if copyOf.Memory != 0 && copyOf.MemorySwap == 0 && h.MemorySwap > 0 && copyOf.Memory > h.MemorySwap {
+		return invalid("Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time")
+	}
+	if copyOf.CpusetCpus != "" {
+		merged.CpusetCpus = copyOf.CpusetCpus
+	}
+	if copyOf.CpusetMems != "" {
+		merged.CpusetMems = copyOf.CpusetMems
+	}
+	if copyOf.PidsLimit != nil {
+		merged.PidsLimit = copyOf.PidsLimit
+	}
+	if copyOf.BlkioWeight != 0 {
+		merged.BlkioWeight = copyOf.BlkioWeight
+	}
+	h.Resources = merged
+	if u.RestartPolicy.Name == "" {
+		return nil
+	}
+	if h.AutoRemove && !u.RestartPolicy.IsNone() {
+		return invalid("Restart policy cannot be updated because AutoRemove is enabled for the container")
+	}
+	h.RestartPolicy = u.RestartPolicy
+	return nil
+}
+
+// Prune removes the containers that do not run and pass the filters (label,
+// label!, until), but not those of a pod.
+func (e *Engine) Prune(ctx context.Context, f Filters) (dcontainer.PruneReport, error) {
+	report := dcontainer.PruneReport{ContainersDeleted: []string{}}
+	keep, err := PruneFilter(f)
+	if err != nil {
+		return report, err
+	}
+	if err := e.checkReady(); err != nil {
+		return report, err
+	}
+	for _, r := range e.all() {
+		cfg, st := r.view()
+		if cfg.Sandbox != "" || !slices.Contains([]dcontainer.ContainerState{dcontainer.StateCreated, dcontainer.StateExited}, st.Status) {
+			continue
+		}
+		if !keep(cfg.Created, cfg.Config.Labels) {
+			continue
+		}
+		rw, _, err := e.sizes(ctx, cfg)
+		if err != nil {
+			return report, err
+		}
+		err = e.Remove(ctx, r.id, RemoveOptions{})
+		if errors.Is(err, problem.Conflict) || errors.Is(err, problem.NotFound) {
+			continue // it was started or removed meanwhile
+		}
+		if err != nil {
+			return report, err
+		}
+		report.ContainersDeleted = append(report.ContainersDeleted, r.id)
+		report.SpaceReclaimed += uint64(rw)
+	}
+	e.Emit(devents.ContainerEventType, devents.ActionPrune, "", map[string]string{"reclaimed": strconv.FormatUint(report.SpaceReclaimed, 10)})
+	return report, nil
+}
+
+// PruneFilter returns what tells whether an object is to be pruned.
+func PruneFilter(f Filters) (func(created time.Time, labels map[string]string) bool, error) {
+	if err := f.Check("label", "label!", "until"); err != nil {
+		return nil, err
+	}
+	var until time.Time
+	for _, text := range f["until"] {
+		at, err := ParseTime(text, time.Now())
+		if err != nil {
+			return nil, invalid("invalid filter 'until=%s'", text)
+		}
+		until = at
+	}
+	return func(created time.Time, labels map[string]string) bool {
+		if !until.IsZero() && !created.Before(until) {
+			return false
+		}
+		return f.Labels("label", labels) && (len(f["label!"]) == 0 || !f.Labels("label!", labels))
+	}, nil
+}
+
+// PruneVolumes removes the volumes that no container uses: the anonymous ones,
+// and with the filter all=true the named ones too.
+func (e *Engine) PruneVolumes(ctx context.Context, f Filters) (dvolume.PruneReport, error) {
+	report := dvolume.PruneReport{VolumesDeleted: []string{}}
+	if err := f.Check("label", "label!", "all"); err != nil {
+		return report, err
+	}
+	every, _, err := f.Bool("all")
+	if err != nil {
+		return report, err
+	}
+	for _, v := range e.cfg.Volumes.List(ctx) {
+		_, anonymous := v.Labels[volume.AnonymousLabel]
+		if !anonymous && !every || !f.Labels("label", v.Labels) || len(f["label!"]) > 0 && f.Labels("label!", v.Labels) {
+			continue
+		}
+		size, err := e.cfg.Volumes.Size(ctx, v.Name)
+		if errors.Is(err, problem.NotFound) {
+			continue
+		}
+		if err != nil {
+			return report, err
+		}
+		err = e.RemoveVolume(ctx, v.Name, RemoveOptions{})
+		if errors.Is(err, problem.Conflict) || errors.Is(err, problem.NotFound) {
+			continue
+		}
+		if err != nil {
+			return report, err
+		}
+		report.VolumesDeleted = append(report.VolumesDeleted, v.Name)
+		report.SpaceReclaimed += uint64(size)
+	}
+	return report, nil
+}
+
+// Usage counts, for each image, the containers that were made from it.
+func (e *Engine) Usage() map[string]int {
+	users := map[string]int{}
+	for _, r := range e.all() {
+		users[r.config().Image.String()]++
+	}
+	return users
+}

@@ -1,0 +1,286 @@
+package engine
+
+import (
+	"path"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+	dcontainer "github.com/moby/moby/api/types/container"
+	dmount "github.com/moby/moby/api/types/mount"
+	dnetwork "github.com/moby/moby/api/types/network"
+	"github.com/moby/sys/signal"
+
+	"gantry/internal/problem"
+)
+
+func invalid(format string, args ...any) error {
+	return problem.New(problem.Invalid, format, args...)
+}
+
+// unsupported refuses a field by its name on the wire.
+func unsupported(field string) error {
+	return problem.New(problem.Unsupported, "%s is not supported by this version of Gantry", field)
+}
+
+const minMemory = 6 << 20 // the reference's
+
+var validHostname = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?$`)
+
+// validateConfig refuses what is wrong in the portable half of a request.
+func validateConfig(c *dcontainer.Config) error {
+	if c.Hostname != "" && !validHostname.MatchString(c.Hostname) {
+		return invalid("invalid hostname format: %s", c.Hostname)
+	}
+	for _, env := range c.Env {
+		if name, _, _ := strings.Cut(env, "="); name == "" {
+			return invalid("invalid environment variable: %s", env)
+		}
+	}
+	if c.WorkingDir != "" && !path.IsAbs(c.WorkingDir) {
+		return invalid("the working directory '%s' is invalid, it needs to be an absolute path", c.WorkingDir)
+	}
+	if c.StopSignal != "" {
+		if _, err := signal.ParseSignal(c.StopSignal); err != nil {
+			return invalid("%w", err)
+		}
+	}
+	return validateHealth(c.Healthcheck)
+}
+
+func validateHealth(h *dcontainer.HealthConfig) error {
+	if h == nil {
+		return nil
+	}
+	for _, d := range []struct {
+		name  string
+		value int64
+	}{
+		{"Interval", int64(h.Interval)}, {"Timeout", int64(h.Timeout)},
+		{"StartPeriod", int64(h.StartPeriod)}, {"StartInterval", int64(h.StartInterval)},
+	} {
+		if d.value != 0 && d.value < int64(dcontainer.MinimumDuration) {
+			return invalid("%s in Healthcheck cannot be less than %s", d.name, dcontainer.MinimumDuration)
+		}
+	}
+	if h.Retries < 0 {
+		return invalid("Retries in Healthcheck cannot be negative")
+	}
+	if len(h.Test) > 0 && !slices.Contains([]string{"NONE", "CMD", "CMD-SHELL"}, h.Test[0]) {
+		return invalid("unknown type of Healthcheck: %q", h.Test[0])
+	}
+	return nil
+}
+
+// validateHost refuses what is wrong or not supported in the other half.
+func validateHost(h *dcontainer.HostConfig) error {
+	checks := []func(*dcontainer.HostConfig) error{
+		refuseFields, validateModes, validateResources, validateLog, validateRestart, validatePorts, validateSysctls,
+	}
+	for _, check := range checks {
+		if err := check(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuseFields names the fields which Gantry does not honour.
+func refuseFields(h *dcontainer.HostConfig) error {
+	for _, f := range []struct {
+		set  bool
+		name string
+	}{
+		{h.VolumeDriver != "" && h.VolumeDriver != "local", "VolumeDriver"},
+		{h.Cgroup != "", "Cgroup"},
+		{len(h.Links) > 0, "Links"},
+		{len(h.StorageOpt) > 0, "StorageOpt"},
+		{h.Init != nil && *h.Init, "Init"},
+		{!h.Isolation.IsDefault(), "Isolation"},
+		{h.BlkioWeight != 0, "BlkioWeight"},
+		{len(h.BlkioWeightDevice) > 0, "BlkioWeightDevice"},
+		{len(h.BlkioDeviceReadBps) > 0, "BlkioDeviceReadBps"},
+		{len(h.BlkioDeviceWriteBps) > 0, "BlkioDeviceWriteBps"},
+		{len(h.BlkioDeviceReadIOps) > 0, "BlkioDeviceReadIOps"},
+		{len(h.BlkioDeviceWriteIOps) > 0, "BlkioDeviceWriteIOps"},
+		{h.CPURealtimePeriod != 0, "CpuRealtimePeriod"},
+		{h.CPURealtimeRuntime != 0, "CpuRealtimeRuntime"},
+		{len(h.DeviceRequests) > 0, "DeviceRequests"},
+		{h.OomKillDisable != nil && *h.OomKillDisable, "OomKillDisable"},
+		{h.MemorySwappiness != nil && *h.MemorySwappiness != -1, "MemorySwappiness"},
+		{h.CPUCount != 0, "CpuCount"},
+		{h.CPUPercent != 0, "CpuPercent"},
+		{h.IOMaximumIOps != 0, "IOMaximumIOps"},
+		{h.IOMaximumBandwidth != 0, "IOMaximumBandwidth"},
+	} {
+		if f.set {
+			return unsupported("HostConfig." + f.name)
+		}
+	}
+	for _, m := range h.Mounts {
+		if m.BindOptions != nil && m.BindOptions.ReadOnlyForceRecursive {
+			return unsupported("HostConfig.Mounts.BindOptions.ReadOnlyForceRecursive")
+		}
+		if m.Type == dmount.TypeNamedPipe || m.Type == dmount.TypeCluster || m.Type == dmount.TypeImage {
+			return unsupported("HostConfig.Mounts.Type " + string(m.Type))
+		}
+	}
+	if h.Runtime != "" && h.Runtime != RuntimeName {
+		return invalid("unknown or invalid runtime name: %s", h.Runtime)
+	}
+	return nil
+}
+
+// RuntimeName is the only OCI runtime that a container can ask for.
+const RuntimeName = "gantry"
+
+func validateModes(h *dcontainer.HostConfig) error {
+	switch {
+	case !h.IpcMode.Valid():
+		return invalid("invalid IPC mode: %v", h.IpcMode)
+	case h.IpcMode.IsShareable() || h.IpcMode.IsContainer():
+		return unsupported("HostConfig.IpcMode " + string(h.IpcMode))
+	case !h.PidMode.Valid():
+		return invalid("invalid PID mode: %v", h.PidMode)
+	case !h.UTSMode.Valid():
+		return invalid("invalid UTS mode: %v", h.UTSMode)
+	case !h.UsernsMode.Valid():
+		return invalid("invalid userns mode: %v", h.UsernsMode)
+	case !h.CgroupnsMode.Valid():
+		return invalid("invalid cgroup namespace mode: %v", h.CgroupnsMode)
+	case h.NetworkMode.IsContainer() && h.NetworkMode.ConnectedContainer() == "":
+		return invalid("invalid container format container:<name|id>")
+	}
+	return nil
+}
+
+func validateResources(h *dcontainer.HostConfig) error {
+	switch {
+	case h.Memory != 0 && h.Memory < minMemory:
+		return invalid("Minimum memory limit allowed is 6MB")
+	case h.MemoryReservation != 0 && h.MemoryReservation < minMemory:
+		return invalid("Minimum memory reservation allowed is 6MB")
+	case h.Memory > 0 && h.MemoryReservation > h.Memory:
+		return invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
+	case h.MemorySwap < -1:
+		return invalid("Invalid memory swap limit: %d", h.MemorySwap)
+	case h.Memory == 0 && h.MemorySwap > 0:
+		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
+	case h.MemorySwap > 0 && h.MemorySwap < h.Memory:
+		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
+	case h.NanoCPUs > 0 && (h.CPUPeriod > 0 || h.CPUQuota > 0):
+		return invalid("Conflicting options: Nano CPUs and CPU Period or CPU Quota cannot both be set.")
+	case h.NanoCPUs < 0 || h.NanoCPUs > int64(runtime.NumCPU())*1e9:
+		return invalid("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", runtime.NumCPU(), runtime.NumCPU())
+	case h.CPUShares < 0:
+		return invalid("invalid CPU shares (%d): value must be a positive integer", h.CPUShares)
+	case h.CPUPeriod != 0 && (h.CPUPeriod < 1000 || h.CPUPeriod > 1000000):
+		return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+	case h.CPUQuota > 0 && h.CPUQuota < 1000:
+		return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
+		return invalid("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+	case h.ShmSize < 0:
+		return invalid("SHM size can not be less than 0")
+	case strings.Contains(h.CgroupParent, ".."), strings.HasPrefix(h.CgroupParent, "/"):
+		return invalid("CgroupParent %q must be relative, without \"..\"", h.CgroupParent)
+	}
+	for _, u := range h.Ulimits {
+		if _, err := units.ParseUlimit(u.String()); err != nil {
+			return invalid("%w", err)
+		}
+	}
+	return nil
+}
+
+func validateLog(h *dcontainer.HostConfig) error {
+	switch h.LogConfig.Type {
+	case "", "json-file":
+	case "none":
+		if len(h.LogConfig.Config) > 0 {
+			return invalid("options are not supported by the log driver none")
+		}
+	default:
+		return problem.New(problem.Unsupported, "the log driver %q is not supported by this version of Gantry; use json-file or none", h.LogConfig.Type)
+	}
+	for name, value := range h.LogConfig.Config {
+		switch name {
+		case "max-size":
+			if n, err := units.RAMInBytes(value); err != nil || n <= 0 {
+				return invalid("invalid value for log opt max-size: %q", value)
+			}
+		case "max-file":
+			if n, err := strconv.Atoi(value); err != nil || n < 1 {
+				return invalid("max-file cannot be less than 1")
+			}
+		default:
+			return problem.New(problem.Unsupported, "log opt '%s' for json-file is not supported by this version of Gantry", name)
+		}
+	}
+	return nil
+}
+
+func validateRestart(h *dcontainer.HostConfig) error {
+	if err := dcontainer.ValidateRestartPolicy(h.RestartPolicy); err != nil {
+		return invalid("%w", err)
+	}
+	if h.AutoRemove && !h.RestartPolicy.IsNone() {
+		return invalid("can't create 'AutoRemove' container with restart policy")
+	}
+	return nil
+}
+
+func validatePorts(h *dcontainer.HostConfig) error {
+	for port, bindings := range h.PortBindings {
+		switch port.Proto() {
+		case dnetwork.TCP, dnetwork.UDP, dnetwork.SCTP:
+		default:
+			return invalid("invalid protocol in port specification: %s", port)
+		}
+		if port.Num() == 0 {
+			return invalid("invalid port specification: %q", port.String())
+		}
+		for _, b := range bindings {
+			if _, _, err := hostPorts(b.HostPort); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// hostPorts parses a host port: "" (any), "80", or a range "8000-8010".
+func hostPorts(spec string) (first, last uint16, err error) {
+	if spec == "" {
+		return 0, 0, nil
+	}
+	r, err := dnetwork.ParsePortRange(spec)
+	if err != nil || strings.Contains(spec, "/") {
+		return 0, 0, invalid("invalid port specification: %q", spec)
+	}
+	if r.Start() == r.End() {
+		return r.Start(), 0, nil
+	}
+	return r.Start(), r.End(), nil
+}
+
+// validateSysctls refuses a sysctl that would change the host.
+func validateSysctls(h *dcontainer.HostConfig) error {
+	for name := range h.Sysctls {
+		key := strings.ReplaceAll(name, "/", ".")
+		ipc := strings.HasPrefix(key, "kernel.msg") || strings.HasPrefix(key, "kernel.sem") ||
+			strings.HasPrefix(key, "kernel.shm") || strings.HasPrefix(key, "fs.mqueue.")
+		switch {
+		case ipc && h.IpcMode.IsHost():
+			return invalid("sysctl %q not allowed in host IPC namespace", name)
+		case strings.HasPrefix(key, "net.") && h.NetworkMode.IsHost():
+			return invalid("sysctl %q not allowed in host network namespace", name)
+		case !ipc && !strings.HasPrefix(key, "net."):
+			return invalid("sysctl %q is not in a separate kernel namespace", name)
+		}
+	}
+	return nil
+}
