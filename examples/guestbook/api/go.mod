@@ -1,0 +1,3 @@
+module guestbook/api
+
+go 1.26

@@ -1,0 +1,3 @@
+module guestbook/store
+
+go 1.26

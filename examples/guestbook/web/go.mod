@@ -1,0 +1,3 @@
+module guestbook/web
+
+go 1.26
