@@ -1,0 +1,124 @@
+// Package e2e uses the built programs as a user would: its tests run the
+// commands of the README and what goes wrong around them.
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gantry/test/harness"
+)
+
+// repository is the module's directory, seen from this one.
+const repository = "../.."
+
+// importBusybox makes an image of Debian's static busybox, with every applet.
+func importBusybox(t testing.TB, s *harness.Server) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "busybox.tar")
+	program, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	header := func(h tar.Header) {
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{"bin/", "etc/", "tmp/", "root/", "var/"} {
+		header(tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: 0o755})
+	}
+	header(tar.Header{Name: "bin/busybox", Mode: 0o755, Size: int64(len(program))})
+	if _, err := w.Write(program); err != nil {
+		t.Fatal(err)
+	}
+	for applet := range strings.FieldsSeq(s.Run("/bin/busybox", "--list")) {
+		if applet != "busybox" {
+			header(tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox"})
+		}
+	}
+	passwd := "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/:/bin/sh\n"
+	header(tar.Header{Name: "etc/passwd", Mode: 0o644, Size: int64(len(passwd))})
+	if _, err := io.WriteString(w, passwd); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(w.Close(), os.WriteFile(path, buf.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	s.Docker("import", path, "busybox:latest")
+}
+
+// copyTree returns a copy of a directory of the repository that a test may
+// change.
+func copyTree(t testing.TB, from string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), filepath.Base(from))
+	if err := os.CopyFS(to, os.DirFS(filepath.Join(repository, from))); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// write puts a file into dir.
+func write(t testing.TB, dir, name, content string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// get fetches a URL and returns the body; any status but 200 is an error.
+func get(client *http.Client, url string) (string, error) {
+	resp, err := client.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(resp.Status + ": " + string(body))
+	}
+	return string(body), err
+}
+
+// eventually retries try until it succeeds or a minute has passed. It is for
+// what offers a foreign process no event to wait for.
+func eventually(t testing.TB, what string, try func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: %v", what, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// contains fails the test unless text has all of parts in it.
+func contains(t testing.TB, text string, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(text, part) {
+			t.Errorf("got\n%s\nwant it to contain %q", text, part)
+		}
+	}
+}

@@ -1,0 +1,28 @@
+#!/bin/bash
+# Installs what the tests need and the machine lacks: prerequisites.sh BIN
+#
+# The stock docker and kubectl of PATH are used when there are any. Otherwise
+# BIN/stock gets links to the ones that Gantry builds from the same packages.
+set -euo pipefail
+bin=$1
+
+[ "$(id -u)" = 0 ] || { echo "make test: needs root, for namespaces and mounts" >&2; exit 1; }
+
+declare -A package=(
+	[busybox]=busybox-static [mmdebstrap]=mmdebstrap [curl]=curl [ip]=iproute2
+	[nft]=nftables [gcc]=gcc [mkfs.ext4]=e2fsprogs
+)
+missing=()
+for command in "${!package[@]}"; do
+	command -v "$command" >/dev/null || missing+=("${package[$command]}")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+	echo "installing ${missing[*]}"
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+mkdir -p "$bin/stock"
+for name in docker kubectl; do
+	command -v "$name" >/dev/null || ln -sf "../gantry-$name" "$bin/stock/$name"
+done
