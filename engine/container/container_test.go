@@ -322,7 +322,7 @@ func TestTheWholeCgroupEndsWithTheFirstProcess(t *testing.T) {
 
 func TestWarningsWhereTheHostHasLess(t *testing.T) {
 	r := testRuntime(t)
-	if r.limits.resource {
+	if r.limits.Resource {
 		t.Skip("this host lets raise every limit")
 	}
 	s := shell(t, busybox(t), "ulimit -Hn", func(s *Spec) {
@@ -332,8 +332,8 @@ func TestWarningsWhereTheHostHasLess(t *testing.T) {
 	})
 	c := create(t, r, s)
 	want := []string{
-		"oom_score_adj -999: this host lets it go no lower than " + fmt.Sprint(r.limits.oomScoreAdj),
-		fmt.Sprintf("RLIMIT_NOFILE: this host lets it go no higher than %d, not %d", r.limits.rlimits[7], 1<<30),
+		"oom_score_adj -999: this host lets it go no lower than " + fmt.Sprint(r.limits.OOMScoreAdj),
+		fmt.Sprintf("RLIMIT_NOFILE: this host lets it go no higher than %d, not %d", r.limits.Rlimits[7], 1<<30),
 		"CAP_SYS_RESOURCE: this host has not got it to give",
 	}
 	if diff := cmp.Diff(want, c.Warnings()); diff != "" {

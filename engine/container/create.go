@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/engine/container/cgroup"
+	"gantry/engine/container/plan"
 	"gantry/engine/container/wire"
 	"gantry/internal/fault"
 	"gantry/internal/problem"
@@ -46,19 +47,20 @@ func (r *Runtime) Create(ctx context.Context, s Spec) (*Container, error) {
 		return nil, err
 	}
 	group := r.host.Group(r.groupName(&s))
-	p := r.newPlanner(group, filter)
-	process, err := p.container(&s)
+	p := r.planner(group, filter)
+	process, err := p.Container(s.OCI, s.Overlay)
 	if err != nil {
 		return nil, err
 	}
+	process.OpenStdin, process.StdinOnce = s.OpenStdin, s.StdinOnce
 	st := state{Version: stateVersion, ID: s.ID, Dir: s.Dir, Cgroup: group.Name(), Terminal: process.Terminal,
-		Messages: p.b.Messages(), OOMScore: s.OCI.Process.OOMScoreAdj, Rlimits: s.OCI.Process.Rlimits}
+		Messages: p.Messages(), OOMScore: s.OCI.Process.OOMScoreAdj, Rlimits: s.OCI.Process.Rlimits}
 	if filter != nil {
 		st.Filter = filter.Key
 	}
-	st.Namespaces = namespaces(s.OCI, true)
+	st.Namespaces = plan.Namespaces(s.OCI, true)
 	c := r.newContainer(st, group)
-	c.warnings = p.warnings
+	c.warnings = p.Warnings()
 	if err := c.create(ctx, &s, process, resources); err != nil {
 		// ctx may be what ended it; what was begun is undone all the same.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)

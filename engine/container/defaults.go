@@ -3,7 +3,13 @@ package container
 import (
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"gantry/engine/container/plan"
 )
+
+// AllCapabilities returns the names of all capabilities, as a privileged
+// container asks for. Create grants those that the host has.
+func AllCapabilities() []string { return plan.AllCapabilities() }
 
 // DefaultCapabilities returns Docker's default capability set.
 func DefaultCapabilities() []string {

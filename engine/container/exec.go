@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gantry/engine/container/plan"
 	"gantry/engine/container/wire"
 	"gantry/internal/problem"
 )
@@ -33,7 +34,7 @@ func (c *Container) Exec(ctx context.Context, s ExecSpec) (*Exec, error) {
 	if s.ID == "" {
 		return nil, invalid("an exec needs an id")
 	}
-	if err := validateProcess(&s.Process); err != nil {
+	if err := plan.ValidateProcess(&s.Process); err != nil {
 		return nil, err
 	}
 	if s.Process.OOMScoreAdj == nil {
@@ -46,12 +47,13 @@ func (c *Container) Exec(ctx context.Context, s ExecSpec) (*Exec, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := c.r.newPlanner(c.group, filter)
-	process, err := p.exec(&s.Process, c.state.Namespaces, s.Stdin)
+	p := c.r.planner(c.group, filter)
+	process, err := p.Exec(&s.Process, c.state.Namespaces)
 	if err != nil {
 		return nil, err
 	}
-	e := &Exec{c: c, id: s.ID, messages: p.b.Messages(), done: make(chan struct{})}
+	process.OpenStdin, process.StdinOnce = s.Stdin, true
+	e := &Exec{c: c, id: s.ID, messages: p.Messages(), done: make(chan struct{})}
 	if err := c.addExec(e); err != nil {
 		return nil, err
 	}

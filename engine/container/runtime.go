@@ -4,7 +4,7 @@
 //
 // A container is created by one gantry-shim process, which outlives this
 // process: it holds stdio, the log, the terminal and the exit status. The shim
-// executes what package program compiles from the runtime-spec: a flat list of
+// executes what package plan compiles from the runtime-spec: a flat list of
 // system calls. This process keeps one connection to each shim, over which
 // exits arrive as events. After a restart Open takes it up again.
 //
@@ -31,6 +31,7 @@ import (
 	"sync"
 
 	"gantry/engine/container/cgroup"
+	"gantry/engine/container/plan"
 	"gantry/engine/container/seccomp"
 )
 
@@ -47,7 +48,7 @@ type Runtime struct {
 	cfg      Config
 	log      *slog.Logger
 	host     *cgroup.Host
-	limits   hostLimits
+	limits   plan.Limits
 	compiler seccomp.Compiler
 	stderr   *os.File // what shims are given; opened on first use, with mu
 	null     *os.File
@@ -76,13 +77,18 @@ func New(cfg Config) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	limits, err := readLimits()
+	limits, err := plan.ReadLimits()
 	if err != nil {
 		return nil, err
 	}
 	r := &Runtime{cfg: cfg, log: log, host: host, limits: limits, containers: map[string]*Container{}}
 	r.compiler.Dir = r.path("")
 	return r, nil
+}
+
+// planner compiles a process of the container whose cgroup is group.
+func (r *Runtime) planner(group *cgroup.Group, filter *seccomp.Filter) *plan.Planner {
+	return plan.New(plan.Config{Limits: r.limits, Host: r.host, Group: group, MountAt: r.path("root"), Empty: r.path("empty"), Filter: filter})
 }
 
 // prepare makes the runtime's own directory, and opens what shims are given.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"gantry/engine/container/plan"
 	"gantry/internal/problem"
 )
 
@@ -28,11 +29,8 @@ type Spec struct {
 	StdinOnce bool // stdin is closed when the first attached client's input ends
 }
 
-// Overlay names the directories of an overlay mount, as absolute paths.
-type Overlay struct {
-	Lower       []string // topmost first; at least one
-	Upper, Work string   // on one file system; both empty: read-only
-}
+// Overlay names the directories of an overlay mount.
+type Overlay = plan.Overlay
 
 // The formats of a container's log.
 const (

@@ -1,4 +1,4 @@
-package container
+package plan
 
 import (
 	"os"
@@ -8,23 +8,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostLimits is what this process may pass on to containers.
-type hostLimits struct {
-	resource       bool // CAP_SYS_RESOURCE
-	rlimits        [16]uint64
-	oomScoreAdj    int // the lowest that may be set without it
+// Limits is what this process may pass on to containers.
+type Limits struct {
+	Resource       bool // CAP_SYS_RESOURCE
+	Rlimits        [16]uint64
+	OOMScoreAdj    int // the lowest that may be set without it
 	capabilities   uint64
 	lastCapability int
 }
 
-func readLimits() (hostLimits, error) {
-	h := hostLimits{lastCapability: len(capabilityNames) - 1}
-	for n := range h.rlimits {
+// ReadLimits asks the kernel.
+func ReadLimits() (Limits, error) {
+	h := Limits{lastCapability: len(capabilityNames) - 1}
+	for n := range h.Rlimits {
 		var r unix.Rlimit
 		if err := unix.Getrlimit(n, &r); err != nil {
 			return h, err
 		}
-		h.rlimits[n] = r.Max
+		h.Rlimits[n] = r.Max
 	}
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
@@ -37,8 +38,8 @@ func readLimits() (hostLimits, error) {
 			}
 		}
 	}
-	h.resource = h.capabilities&(1<<unix.CAP_SYS_RESOURCE) != 0
-	if h.oomScoreAdj, err = readNumber("/proc/self/oom_score_adj"); err != nil {
+	h.Resource = h.capabilities&(1<<unix.CAP_SYS_RESOURCE) != 0
+	if h.OOMScoreAdj, err = readNumber("/proc/self/oom_score_adj"); err != nil {
 		return h, err
 	}
 	h.lastCapability, err = readNumber("/proc/sys/kernel/cap_last_cap")

@@ -1,4 +1,8 @@
-package container
+// Package plan compiles a runtime-spec to the program of system calls that makes
+// a container's first process, or a further one. It decides everything and does
+// nothing: who executes the program is gantry-shim, for the engine, or
+// gantry-oci. A field of the spec that is not supported is refused by name.
+package plan
 
 import (
 	"fmt"
@@ -13,7 +17,6 @@ import (
 	"gantry/engine/container/program"
 	"gantry/engine/container/seccomp"
 	"gantry/engine/container/wire"
-	"gantry/internal/problem"
 )
 
 // namespaces of a container, by kind.
@@ -23,9 +26,9 @@ var namespaceFlags = map[specs.LinuxNamespaceType]uint64{
 	specs.CgroupNamespace: unix.CLONE_NEWCGROUP,
 }
 
-// namespaces are the flags of the container's new namespaces; with those that
+// Namespaces are the flags of the container's new namespaces; with those that
 // it shares by path too, if joined.
-func namespaces(o *specs.Spec, joined bool) uint64 {
+func Namespaces(o *specs.Spec, joined bool) uint64 {
 	var flags uint64
 	for _, n := range o.Linux.Namespaces {
 		if joined || n.Path == "" {
@@ -35,14 +38,19 @@ func namespaces(o *specs.Spec, joined bool) uint64 {
 	return flags
 }
 
-// planner compiles what a new process does.
-type planner struct {
-	limits  hostLimits
-	host    *cgroup.Host
-	group   *cgroup.Group
-	mountAt string // where the root is mounted, in the container's own mount namespace
-	empty   string // where an empty file system may be mounted meanwhile
-	filter  *seccomp.Filter
+// Config is what a plan depends on beside the runtime-spec.
+type Config struct {
+	Limits  Limits
+	Host    *cgroup.Host
+	Group   *cgroup.Group   // the container's
+	MountAt string          // an empty directory where the root is mounted, in the container's own mount namespace
+	Empty   string          // another, where an empty file system is mounted meanwhile
+	Filter  *seccomp.Filter // nil for none
+}
+
+// Planner compiles what one new process does. It is used once.
+type Planner struct {
+	Config
 
 	b                *program.Builder
 	pre, child, post *program.List
@@ -51,20 +59,26 @@ type planner struct {
 	warnings         []string
 }
 
-func (r *Runtime) newPlanner(group *cgroup.Group, filter *seccomp.Filter) *planner {
+// New returns a planner that has compiled nothing yet.
+func New(c Config) *Planner {
 	b := program.NewBuilder()
-	return &planner{limits: r.limits, host: r.host, group: group, mountAt: r.path("root"), empty: r.path("empty"), filter: filter,
-		b: b, pre: b.List(), child: b.List(), post: b.List(), cgroupReg: -1}
+	return &Planner{Config: c, b: b, pre: b.List(), child: b.List(), post: b.List(), cgroupReg: -1}
 }
 
-func (p *planner) warn(format string, args ...any) {
+// Messages are the texts that the program's failures refer to.
+func (p *Planner) Messages() []string { return p.b.Messages() }
+
+// Warnings are what cannot be done on this host as asked, and is done otherwise.
+func (p *Planner) Warnings() []string { return p.warnings }
+
+func (p *Planner) warn(format string, args ...any) {
 	p.warnings = append(p.warnings, fmt.Sprintf(format, args...))
 }
 
-// container compiles the first process of a container.
-func (p *planner) container(s *Spec) (*wire.Process, error) {
-	o := s.OCI
-	create, all := namespaces(o, false), namespaces(o, true)
+// Container compiles the first process of a container, over a valid spec. The
+// root is overlay, or, if that is nil, o.Root.
+func (p *Planner) Container(o *specs.Spec, overlay *Overlay) (*wire.Process, error) {
+	create, all := Namespaces(o, false), Namespaces(o, true)
 	for _, n := range o.Linux.Namespaces {
 		if n.Path != "" {
 			p.joinByPath(n.Path, string(n.Type), namespaceFlags[n.Type])
@@ -79,9 +93,9 @@ func (p *planner) container(s *Spec) (*wire.Process, error) {
 	}
 	p.session(o.Process)
 	m := newMounter(p.b, l)
-	m.host, m.group = p.host, p.group
+	m.host, m.group = p.Host, p.Group
 	m.user, m.cgroup = create&unix.CLONE_NEWUSER != 0, all&unix.CLONE_NEWCGROUP != 0
-	if err := p.filesystem(m, s); err != nil {
+	if err := p.filesystem(m, o, overlay); err != nil {
 		return nil, err
 	}
 	p.hostnames(o, all)
@@ -97,8 +111,8 @@ func (p *planner) container(s *Spec) (*wire.Process, error) {
 	if err := p.becomeProgram(o.Process, m.user); err != nil {
 		return nil, err
 	}
-	w := &wire.Process{Terminal: o.Process.Terminal, OpenStdin: s.OpenStdin, StdinOnce: s.StdinOnce,
-		Clone: create &^ unix.CLONE_NEWCGROUP, CgroupReg: p.cgroupReg, Program: p.b.Program(p.pre, p.child, p.post)}
+	w := &wire.Process{Terminal: o.Process.Terminal, Clone: create &^ unix.CLONE_NEWCGROUP,
+		CgroupReg: p.cgroupReg, Program: p.b.Program(p.pre, p.child, p.post)}
 	if m.user {
 		w.UIDMap, w.GIDMap = idMap(o.Linux.UIDMappings), idMap(o.Linux.GIDMappings)
 	}
@@ -115,7 +129,7 @@ func idMap(mappings []specs.LinuxIDMapping) string {
 
 // joinByPath brings the cloning thread into a namespace, and back afterwards,
 // so that the child is born in it.
-func (p *planner) joinByPath(path, kind string, flag uint64) {
+func (p *Planner) joinByPath(path, kind string, flag uint64) {
 	names := map[string]string{"network": "net", "mount": "mnt"}
 	name := kind
 	if n, ok := names[kind]; ok {
@@ -131,8 +145,8 @@ func (p *planner) joinByPath(path, kind string, flag uint64) {
 	p.post.Call(unix.SYS_CLOSE, program.InReg(own))
 }
 
-// exec compiles a further process in a container, whose namespaces are flags.
-func (p *planner) exec(process *specs.Process, flags uint64, stdin bool) (*wire.Process, error) {
+// Exec compiles a further process in a container, whose namespaces are flags.
+func (p *Planner) Exec(process *specs.Process, flags uint64) (*wire.Process, error) {
 	if flags&unix.CLONE_NEWPID != 0 {
 		// A thread cannot enter a pid namespace, only have its children born there.
 		own := p.b.Reg()
@@ -158,21 +172,20 @@ func (p *planner) exec(process *specs.Process, flags uint64, stdin bool) (*wire.
 	if err := p.becomeProgram(process, user); err != nil {
 		return nil, err
 	}
-	return &wire.Process{Terminal: process.Terminal, OpenStdin: stdin, StdinOnce: true, CgroupReg: p.cgroupReg,
-		Program: p.b.Program(p.pre, p.child, p.post)}, nil
+	return &wire.Process{Terminal: process.Terminal, CgroupReg: p.cgroupReg, Program: p.b.Program(p.pre, p.child, p.post)}, nil
 }
 
 // openCgroup opens the cgroup's files before the clone: with the host's
 // credentials, and from the host's mounts.
-func (p *planner) openCgroup() {
-	p.pre.Doing("open the cgroup " + p.group.Name())
-	if dir := p.group.CloneDir(); dir != "" {
+func (p *Planner) openCgroup() {
+	p.pre.Doing("open the cgroup " + p.Group.Name())
+	if dir := p.Group.CloneDir(); dir != "" {
 		r := p.b.Reg()
 		p.pre.Call(unix.SYS_OPENAT, program.Cwd, p.b.Str(dir), program.Val(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)).Into(r)
 		p.post.Call(unix.SYS_CLOSE, program.InReg(r))
 		p.cgroupReg = int(r)
 	}
-	for _, file := range p.group.JoinFiles() {
+	for _, file := range p.Group.JoinFiles() {
 		r := p.b.Reg()
 		p.pre.Call(unix.SYS_OPENAT, program.Cwd, p.b.Str(file), program.Val(unix.O_WRONLY|unix.O_CLOEXEC)).Into(r)
 		p.post.Call(unix.SYS_CLOSE, program.InReg(r))
@@ -180,21 +193,21 @@ func (p *planner) openCgroup() {
 	}
 }
 
-func (p *planner) joinCgroup() {
-	p.child.Doing("join the cgroup " + p.group.Name())
+func (p *Planner) joinCgroup() {
+	p.child.Doing("join the cgroup " + p.Group.Name())
 	for _, r := range p.joins {
 		p.child.Call(unix.SYS_WRITE, program.InReg(r), p.b.Str("0"), program.Val(1))
 	}
 }
 
-func (p *planner) becomeRoot() {
+func (p *Planner) becomeRoot() {
 	for _, nr := range []uint32{unix.SYS_SETRESGID, unix.SYS_SETRESUID} {
 		p.child.Call(nr, program.Val(0), program.Val(0), program.Val(0))
 	}
 }
 
 // session gives the process what it has for itself from the start.
-func (p *planner) session(process *specs.Process) {
+func (p *Planner) session(process *specs.Process) {
 	const joinSessionKeyring = 1
 	l := p.child
 	l.Doing("set up the session")
@@ -208,9 +221,9 @@ func (p *planner) session(process *specs.Process) {
 	}
 	if process.OOMScoreAdj != nil {
 		adj := *process.OOMScoreAdj
-		if adj < p.limits.oomScoreAdj && !p.limits.resource {
-			p.warn("oom_score_adj %d: this host lets it go no lower than %d", adj, p.limits.oomScoreAdj)
-			adj = p.limits.oomScoreAdj
+		if adj < p.Limits.OOMScoreAdj && !p.Limits.Resource {
+			p.warn("oom_score_adj %d: this host lets it go no lower than %d", adj, p.Limits.OOMScoreAdj)
+			adj = p.Limits.OOMScoreAdj
 		}
 		fd, text := p.b.Reg(), fmt.Sprint(adj)
 		l.Doing("set oom_score_adj")
@@ -221,7 +234,7 @@ func (p *planner) session(process *specs.Process) {
 }
 
 // hostnames sets the UTS namespace's names.
-func (p *planner) hostnames(o *specs.Spec, namespaces uint64) {
+func (p *Planner) hostnames(o *specs.Spec, namespaces uint64) {
 	if namespaces&unix.CLONE_NEWUTS == 0 {
 		return
 	}
@@ -235,8 +248,8 @@ func (p *planner) hostnames(o *specs.Spec, namespaces uint64) {
 }
 
 // filesystem mounts the root and everything in it, and pivots.
-func (p *planner) filesystem(m *mounter, s *Spec) error {
-	l, o := p.child, s.OCI
+func (p *Planner) filesystem(m *mounter, o *specs.Spec, overlay *Overlay) error {
+	l := p.child
 	propagation := uint64(unix.MS_SLAVE | unix.MS_REC)
 	if want := o.Linux.RootfsPropagation; want != "" {
 		propagation = propagations[want] | unix.MS_REC
@@ -249,9 +262,9 @@ func (p *planner) filesystem(m *mounter, s *Spec) error {
 		l.Doing("mount an empty directory to mask paths")
 		m.fresh("tmpfs", "tmpfs", mountOptions{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
 			data: []string{"nr_blocks=1", "nr_inodes=1"}}, nothing)
-		l.Call(unix.SYS_MOVE_MOUNT, program.InReg(nothing), p.b.Str(""), program.Cwd, p.b.Str(p.empty), program.Val(unix.MOVE_MOUNT_F_EMPTY_PATH))
+		l.Call(unix.SYS_MOVE_MOUNT, program.InReg(nothing), p.b.Str(""), program.Cwd, p.b.Str(p.Empty), program.Val(unix.MOVE_MOUNT_F_EMPTY_PATH))
 	}
-	if err := p.mountRoot(m, s); err != nil {
+	if err := p.mountRoot(m, o, overlay); err != nil {
 		return err
 	}
 	now, last := split(o.Mounts)
@@ -274,7 +287,7 @@ func (p *planner) filesystem(m *mounter, s *Spec) error {
 	if m.cgroup {
 		p.joinCgroup()
 	}
-	if namespaces(o, false)&unix.CLONE_NEWCGROUP != 0 {
+	if Namespaces(o, false)&unix.CLONE_NEWCGROUP != 0 {
 		l.Doing("unshare the cgroup namespace")
 		l.Call(unix.SYS_UNSHARE, program.Val(unix.CLONE_NEWCGROUP))
 	}
@@ -301,7 +314,8 @@ func (p *planner) filesystem(m *mounter, s *Spec) error {
 func split(mounts []specs.Mount) (now, last []specs.Mount) {
 	for i, s := range mounts {
 		covered := slices.ContainsFunc(mounts[i+1:], func(later specs.Mount) bool {
-			return related(path.Clean(s.Destination), []string{path.Clean(later.Destination)})
+			a, b := path.Clean(s.Destination)+"/", path.Clean(later.Destination)+"/"
+			return strings.HasPrefix(a, b) || strings.HasPrefix(b, a)
 		})
 		if (s.Type == "cgroup" || s.Type == "cgroup2") && !covered {
 			last = append(last, s)
@@ -313,19 +327,19 @@ func split(mounts []specs.Mount) (now, last []specs.Mount) {
 }
 
 // mountRoot mounts the root file system and opens its handle.
-func (p *planner) mountRoot(m *mounter, s *Spec) error {
+func (p *Planner) mountRoot(m *mounter, o *specs.Spec, overlay *Overlay) error {
 	l := p.child
-	at := p.b.Str(p.mountAt)
-	if s.Overlay == nil {
+	at := p.b.Str(p.MountAt)
+	if overlay == nil {
 		tree := p.b.Reg()
-		l.Doing("mount the root " + s.OCI.Root.Path)
-		l.Call(unix.SYS_OPEN_TREE, program.Cwd, p.b.Str(s.OCI.Root.Path),
+		l.Doing("mount the root " + o.Root.Path)
+		l.Call(unix.SYS_OPEN_TREE, program.Cwd, p.b.Str(o.Root.Path),
 			program.Val(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)).Into(tree)
 		// A shared root cannot be pivoted to, and what is mounted in it stays the container's.
 		m.setAttributes(tree, unix.AT_RECURSIVE, 0, 0, unix.MS_PRIVATE)
 		l.Call(unix.SYS_MOVE_MOUNT, program.InReg(tree), p.b.Str(""), program.Cwd, at, program.Val(unix.MOVE_MOUNT_F_EMPTY_PATH))
 	} else {
-		base, data, err := s.Overlay.options(m.user)
+		base, data, err := overlay.options(m.user)
 		if err != nil {
 			return err
 		}
@@ -335,43 +349,4 @@ func (p *planner) mountRoot(m *mounter, s *Spec) error {
 	}
 	l.Call(unix.SYS_OPENAT, program.Cwd, at, program.Val(oPath|unix.O_DIRECTORY)).Into(m.root)
 	return nil
-}
-
-// maxMountData is what mount(2) takes: a page, with its final zero.
-const maxMountData = 4095
-
-// options returns the overlay's mount options, with paths relative to base to
-// fit more layers into the one page there is.
-func (o *Overlay) options(user bool) (base, data string, err error) {
-	all := slices.Concat(o.Lower, []string{o.Upper, o.Work})
-	base = "/"
-	if len(o.Lower) > 0 {
-		base = path.Dir(o.Lower[0])
-	}
-	for _, p := range o.Lower {
-		for !strings.HasPrefix(p, strings.TrimSuffix(base, "/")+"/") {
-			base = path.Dir(base)
-		}
-	}
-	for _, p := range all {
-		if strings.ContainsAny(p, ":,\\") {
-			return "", "", problem.New(problem.Invalid, "overlay directory %q: ':', ',' and '\\' are not possible", p)
-		}
-	}
-	short := make([]string, len(o.Lower))
-	for i, p := range o.Lower {
-		short[i] = strings.TrimPrefix(strings.TrimPrefix(p, base), "/")
-	}
-	data = "lowerdir=" + strings.Join(short, ":")
-	if o.Upper != "" {
-		data += ",upperdir=" + o.Upper + ",workdir=" + o.Work
-	}
-	data += ",redirect_dir=off,index=off,metacopy=off" // an upper must be complete in itself
-	if user {
-		data += ",userxattr"
-	}
-	if len(data) > maxMountData {
-		return "", "", problem.New(problem.Invalid, "overlay of %d layers: their paths need %d bytes, and the kernel takes %d", len(o.Lower), len(data), maxMountData)
-	}
-	return base, data, nil
 }

@@ -1,4 +1,4 @@
-package container
+package plan
 
 import (
 	"fmt"
@@ -16,7 +16,7 @@ import (
 // terminal opens a terminal in the container's own devpts, makes it the
 // controlling one and stdio; without one, stdio is what the shim made.
 // It returns the terminal's descriptor for ready.
-func (p *planner) terminal(process *specs.Process, console bool) program.Arg {
+func (p *Planner) terminal(process *specs.Process, console bool) program.Arg {
 	l := p.child
 	if !process.Terminal {
 		l.Doing("connect stdio")
@@ -50,14 +50,14 @@ func (p *planner) terminal(process *specs.Process, console bool) program.Arg {
 }
 
 // ready stops until start; the shim takes the terminal meanwhile.
-func (p *planner) ready(terminal program.Arg) {
+func (p *Planner) ready(terminal program.Arg) {
 	p.child.Doing("wait for start")
 	p.child.Sync(program.SyncReady, terminal)
 }
 
 // becomeProgram limits the process to what the spec grants it, and executes.
 // The order is runc's: each step needs what a later one takes away.
-func (p *planner) becomeProgram(s *specs.Process, user bool) error {
+func (p *Planner) becomeProgram(s *specs.Process, user bool) error {
 	l := p.child
 	if err := p.rlimits(s.Rlimits); err != nil {
 		return err
@@ -95,22 +95,22 @@ func (p *planner) becomeProgram(s *specs.Process, user bool) error {
 	return p.execute(s)
 }
 
-func (p *planner) seccomp() {
-	if p.filter == nil {
+func (p *Planner) seccomp() {
+	if p.Filter == nil {
 		return
 	}
 	var code []byte
-	for _, i := range p.filter.Program {
+	for _, i := range p.Filter.Program {
 		code = append(code, byte(i.Code), byte(i.Code>>8), i.Jt, i.Jf, byte(i.K), byte(i.K>>8), byte(i.K>>16), byte(i.K>>24))
 	}
 	// struct sock_fprog: a length of 16 bits, and the address.
-	header := p.b.Words(uint64(len(p.filter.Program)), 0)
+	header := p.b.Words(uint64(len(p.Filter.Program)), 0)
 	p.b.PointAt(header, 8, p.b.Bytes(code))
 	p.child.Doing("install the seccomp filter")
-	p.child.Call(unix.SYS_SECCOMP, program.Val(unix.SECCOMP_SET_MODE_FILTER), program.Val(p.filter.Flags), header)
+	p.child.Call(unix.SYS_SECCOMP, program.Val(unix.SECCOMP_SET_MODE_FILTER), program.Val(p.Filter.Flags), header)
 }
 
-func (p *planner) setUser(u specs.User) {
+func (p *Planner) setUser(u specs.User) {
 	l := p.child
 	l.Doing(fmt.Sprintf("become user %d:%d", u.UID, u.GID))
 	l.Call(unix.SYS_PRCTL, program.Val(unix.PR_SET_KEEPCAPS), program.Val(1), program.Null, program.Null, program.Null)
@@ -126,7 +126,7 @@ var rlimitNumbers = map[string]int{
 	"RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
 }
 
-func (p *planner) rlimits(limits []specs.POSIXRlimit) error {
+func (p *Planner) rlimits(limits []specs.POSIXRlimit) error {
 	for _, r := range limits {
 		number, ok := rlimitNumbers[r.Type]
 		if !ok {
@@ -135,7 +135,7 @@ func (p *planner) rlimits(limits []specs.POSIXRlimit) error {
 		if r.Soft > r.Hard {
 			return problem.New(problem.Invalid, "%s: the soft limit %d is above the hard limit %d", r.Type, r.Soft, r.Hard)
 		}
-		if most := p.limits.rlimits[number]; r.Hard > most && !p.limits.resource {
+		if most := p.Limits.Rlimits[number]; r.Hard > most && !p.Limits.Resource {
 			p.warn("%s: this host lets it go no higher than %d, not %d", r.Type, most, r.Hard)
 			r.Hard, r.Soft = most, min(r.Soft, most)
 		}
@@ -146,7 +146,7 @@ func (p *planner) rlimits(limits []specs.POSIXRlimit) error {
 }
 
 // execute tries the program at each place where the PATH says it may be.
-func (p *planner) execute(s *specs.Process) error {
+func (p *Planner) execute(s *specs.Process) error {
 	name := s.Args[0]
 	if strings.ContainsRune(name, 0) || name == "" {
 		return problem.New(problem.Invalid, "program %q", name)

@@ -1,4 +1,4 @@
-package container
+package plan
 
 import (
 	"fmt"
@@ -23,7 +23,7 @@ var capabilityNames = []string{
 }
 
 // AllCapabilities returns the names of all capabilities, as a privileged
-// container asks for. Create grants those that the host has.
+// container asks for. A plan grants those that the host has.
 func AllCapabilities() []string { return slices.Clone(capabilityNames) }
 
 // capabilitySet is a process's capabilities as masks.
@@ -32,7 +32,7 @@ type capabilitySet struct {
 }
 
 // capabilities reads the sets, without what this host has not got to give.
-func (p *planner) capabilities(c *specs.LinuxCapabilities, user bool) (capabilitySet, error) {
+func (p *Planner) capabilities(c *specs.LinuxCapabilities, user bool) (capabilitySet, error) {
 	var set capabilitySet
 	if c == nil {
 		return set, nil
@@ -46,7 +46,7 @@ func (p *planner) capabilities(c *specs.LinuxCapabilities, user bool) (capabilit
 				err = problem.New(problem.Invalid, "capability %q is unknown", name)
 				return 0
 			}
-			if !user && p.limits.capabilities&(1<<n) == 0 {
+			if !user && p.Limits.capabilities&(1<<n) == 0 {
 				missing[capabilityNames[n]] = true
 				continue
 			}
@@ -69,16 +69,16 @@ func (p *planner) capabilities(c *specs.LinuxCapabilities, user bool) (capabilit
 	return set, err
 }
 
-func (p *planner) dropBounding(keep uint64) {
+func (p *Planner) dropBounding(keep uint64) {
 	p.child.Doing("drop capabilities")
-	for n := range p.limits.lastCapability + 1 {
+	for n := range p.Limits.lastCapability + 1 {
 		if keep&(1<<n) == 0 {
 			p.child.Call(unix.SYS_PRCTL, program.Val(unix.PR_CAPBSET_DROP), program.Val(n), program.Null, program.Null, program.Null)
 		}
 	}
 }
 
-func (p *planner) setCapabilities(c capabilitySet) {
+func (p *Planner) setCapabilities(c capabilitySet) {
 	const version3 = 0x20080522
 	l := p.child
 	l.Doing("set capabilities")

@@ -1,4 +1,4 @@
-package container
+package plan
 
 import (
 	"errors"
@@ -82,15 +82,6 @@ func TestCgroupMountsComeLastUnlessCovered(t *testing.T) {
 	for _, later := range []string{"/sys", "/sys/fs/cgroup", "/sys/fs/cgroup/pids"} {
 		if now, last := split([]specs.Mount{mounts[1], m("tmpfs", later)}); len(now) != 2 || len(last) != 0 {
 			t.Errorf("with a later mount at %s: %v and %v", later, now, last)
-		}
-	}
-}
-
-func TestRelatedGroupsAreKept(t *testing.T) {
-	keep := []string{"/g/pod/a"}
-	for name, want := range map[string]bool{"/g/pod": true, "/g/pod/a": true, "/g/pod/a/inner": true, "/g/pod/b": false, "/g/pod/ab": false, "/g/po": false} {
-		if got := related(name, keep); got != want {
-			t.Errorf("related(%s) = %v", name, got)
 		}
 	}
 }
