@@ -26,6 +26,9 @@ func (c *call) build() error {
 	if c.cfg.Builder == nil {
 		return problem.New(problem.Unsupported, "building is turned off")
 	}
+	if err := c.query.refuse("session"); err != nil { // BuildKit's
+		return err
+	}
 	req, err := buildRequest(c.query)
 	if err != nil {
 		return err

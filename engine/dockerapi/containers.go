@@ -88,6 +88,9 @@ func (c *call) inspectContainer() error {
 }
 
 func (c *call) start() error {
+	if err := c.query.refuse("checkpoint", "checkpoint-dir"); err != nil {
+		return err
+	}
 	if err := c.cfg.Engine.Start(c.r.Context(), c.vars[0]); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package dockerapi
 
 import (
+	"fmt"
 	"net/http"
 
 	dcontainer "github.com/moby/moby/api/types/container"
@@ -23,7 +24,8 @@ type createRequest struct {
 
 func (c *call) createContainer() error {
 	var req createRequest
-	if err := c.decode(&req); err != nil {
+	unknown, err := c.decodeNaming(&req)
+	if err != nil {
 		return err
 	}
 	platform, err := c.platform()
@@ -41,6 +43,9 @@ func (c *call) createContainer() error {
 	}
 	if made.Warnings == nil {
 		made.Warnings = []string{}
+	}
+	for _, name := range unknown {
+		made.Warnings = append(made.Warnings, fmt.Sprintf("The field %q is unknown and was ignored.", name))
 	}
 	return c.answer(http.StatusCreated, made)
 }

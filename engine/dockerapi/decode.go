@@ -7,54 +7,65 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
-
-	"gantry/internal/problem"
 )
 
 // maxBody bounds a JSON body, as the reference does.
 const maxBody = 8 << 20
 
-// decode reads a JSON body into out, a pointer to a struct. A field that out
-// does not have is refused by its name, unless it is zero or empty: stock
-// clients send what older servers knew.
+// decode reads a JSON body into out, a pointer to a struct. What out has no field
+// for is ignored, as in the reference: there are clients that send what older
+// servers knew, or their own settings along (dockerode). It is named in the log.
 func (c *call) decode(out any) error {
+	unknown, err := c.decodeNaming(out)
+	for _, name := range unknown {
+		c.log.Debug("unknown field ignored", "path", c.r.URL.Path, "key", name)
+	}
+	return err
+}
+
+// decodeNaming is decode, and returns the names of the fields that it ignored
+// for the caller to tell.
+func (c *call) decodeNaming(out any) (unknown []string, err error) {
 	kind := c.r.Header.Get("Content-Type")
 	if kind != "" && !strings.HasPrefix(kind, "application/json") && !strings.HasPrefix(kind, "text/plain") {
-		return invalid("Content-Type specified (%s) must be 'application/json'", kind)
+		return nil, invalid("Content-Type specified (%s) must be 'application/json'", kind)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
 	if err != nil {
-		return invalid("read the request's body: %w", err)
+		return nil, invalid("read the request's body: %w", err)
 	}
 	return decodeJSON(body, out)
 }
 
-// decodeJSON is decode of bytes. An empty body leaves out as it is.
-func decodeJSON(body []byte, out any) error {
+// decodeJSON is decodeNaming of bytes. An empty body leaves out as it is.
+func decodeJSON(body []byte, out any) (unknown []string, err error) {
 	if len(bytes.TrimSpace(body)) == 0 {
-		return nil
+		return nil, nil
 	}
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	if err := decoder.Decode(out); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return invalid("invalid JSON: got EOF while reading request body")
+			return nil, invalid("invalid JSON: got EOF while reading request body")
 		}
-		return invalid("invalid JSON: %w", err)
+		return nil, invalid("invalid JSON: %w", err)
 	}
 	if decoder.More() {
-		return invalid("unexpected content after JSON")
+		return nil, invalid("unexpected content after JSON")
 	}
 	var raw any
 	if err := json.Unmarshal(body, &raw); err != nil {
-		return invalid("invalid JSON: %w", err)
+		return nil, invalid("invalid JSON: %w", err)
 	}
-	return unknownFields(raw, reflect.TypeOf(out), "")
+	unknown = unknownFields(raw, reflect.TypeOf(out), "")
+	slices.Sort(unknown)
+	return unknown, nil
 }
 
-// unknownFields returns an error which names the first field of raw that typ
-// does not have and that is not zero.
-func unknownFields(raw any, typ reflect.Type, path string) error {
+// unknownFields returns the names of the fields of raw that typ does not have
+// and that say something.
+func unknownFields(raw any, typ reflect.Type, path string) (unknown []string) {
 	for typ.Kind() == reflect.Pointer {
 		typ = typ.Elem()
 	}
@@ -64,9 +75,7 @@ func unknownFields(raw any, typ reflect.Type, path string) error {
 			return nil // a type which decodes itself
 		}
 		for _, item := range value {
-			if err := unknownFields(item, typ.Elem(), path); err != nil {
-				return err
-			}
+			unknown = append(unknown, unknownFields(item, typ.Elem(), path)...)
 		}
 	case map[string]any:
 		if decodesItself(typ) {
@@ -74,28 +83,21 @@ func unknownFields(raw any, typ reflect.Type, path string) error {
 		}
 		if typ.Kind() == reflect.Map {
 			for key, item := range value {
-				if err := unknownFields(item, typ.Elem(), path+key+"."); err != nil {
-					return err
-				}
+				unknown = append(unknown, unknownFields(item, typ.Elem(), path+key+".")...)
 			}
 		}
 		if typ.Kind() != reflect.Struct {
-			return nil
+			return unknown
 		}
 		for name, item := range value {
-			field, ok := fieldOf(typ, name)
-			if !ok {
-				if isZero(item) {
-					continue
-				}
-				return problem.New(problem.Unsupported, "field %q is not supported by this version of Gantry", path+name)
-			}
-			if err := unknownFields(item, field, path+name+"."); err != nil {
-				return err
+			if field, ok := fieldOf(typ, name); ok {
+				unknown = append(unknown, unknownFields(item, field, path+name+".")...)
+			} else if !isZero(item) {
+				unknown = append(unknown, path+name)
 			}
 		}
 	}
-	return nil
+	return unknown
 }
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()

@@ -6,7 +6,8 @@
 //
 // Every route is a row in one table (routes.go) and every kind of error gets its
 // status in one other (errors.go). What a request asks for and Gantry does not
-// do is refused by name: an unknown query parameter, an unknown field of a body.
+// do is refused by name. What the reference does not know either is ignored, as
+// there, and told: in the log, and in the warnings of a creation.
 //
 // Goroutines live no longer than the request which started them.
 package dockerapi
@@ -132,7 +133,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := &call{Handler: h, w: w, r: r, version: v, vars: vars}
-	if c.query, err = parseQuery(r, found.query); err == nil {
+	if c.query, err = parseQuery(r); err == nil {
+		// As in the reference. Stock clients send what no server ever knew.
+		for _, name := range c.query.unknown(found.query) {
+			h.log.Debug("unknown query parameter ignored", "path", path, "key", name)
+		}
 		err = found.serve(c)
 	}
 	if err != nil {

@@ -18,23 +18,27 @@ func invalid(format string, args ...any) error { return problem.New(problem.Inva
 // query is the parameters of a request.
 type query struct{ url.Values }
 
-// parseQuery refuses a parameter that is not among known ("*": any), unless it
-// is empty.
-func parseQuery(r *http.Request, known string) (query, error) {
+func parseQuery(r *http.Request) (query, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return query{}, invalid("query: %w", err)
 	}
+	return query{values}, nil
+}
+
+// unknown returns the names of the parameters that say something and are not
+// among known ("*": any).
+func (q query) unknown(known string) (unknown []string) {
 	if known == "*" {
-		return query{values}, nil
+		return nil
 	}
 	names := strings.Fields(known)
-	for name, list := range values {
+	for name, list := range q.Values {
 		if !slices.Contains(names, name) && strings.Join(list, "") != "" {
-			return query{}, problem.New(problem.Unsupported, "query parameter %q is not supported by this version of Gantry", name)
+			unknown = append(unknown, name)
 		}
 	}
-	return query{values}, nil
+	return unknown
 }
 
 // bool reads a flag as the reference does: everything but "", "0", "no",

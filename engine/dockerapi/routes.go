@@ -32,7 +32,7 @@ var routes = []route{
 	{get, "/containers/{}/export", "", refuse("exporting a container's file system")},
 	{get, "/containers/{}/stats", "stream one-shot", (*call).stats},
 	{post, "/containers/{}/resize", "h w", (*call).resize},
-	{post, "/containers/{}/start", "detachKeys", (*call).start},
+	{post, "/containers/{}/start", "detachKeys checkpoint checkpoint-dir", (*call).start},
 	{post, "/containers/{}/stop", "t signal", (*call).stop},
 	{post, "/containers/{}/restart", "t signal", (*call).restart},
 	{post, "/containers/{}/kill", "signal", (*call).kill},
