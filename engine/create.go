@@ -376,7 +376,7 @@ func (e *Engine) makeMount(ctx context.Context, p *mountPoint, img image.Image) 
 	switch p.Type {
 	case dmount.TypeBind:
 		if p.CreateSource {
-			return "", os.MkdirAll(p.Source, 0o755)
+			return "", p.makeSource()
 		}
 		if _, err := os.Stat(p.Source); err != nil {
 			return "", invalid("invalid mount config for type \"bind\": bind source path does not exist: %s", p.Source)

@@ -250,12 +250,24 @@ func checkSources(cfg *config) error {
 			continue
 		}
 		if p.CreateSource {
-			if err := os.MkdirAll(p.Source, 0o755); err != nil {
-				return invalid("error while creating mount source path '%s': %w", p.Source, err)
+			if err := p.makeSource(); err != nil {
+				return err
 			}
 		} else if !exists(p.Source) {
 			return invalid("invalid mount config for type %q: bind source path does not exist: %s", p.Type, p.Source)
 		}
+	}
+	return nil
+}
+
+// makeSource makes the directory that a bind's source names, unless there is
+// something, which may be a file.
+func (p mountPoint) makeSource() error {
+	if exists(p.Source) {
+		return nil
+	}
+	if err := os.MkdirAll(p.Source, 0o755); err != nil {
+		return invalid("error while creating mount source path '%s': %w", p.Source, err)
 	}
 	return nil
 }

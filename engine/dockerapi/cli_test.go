@@ -30,6 +30,10 @@ func TestVersionAndInfo(t *testing.T) {
 
 func TestRunInTheForeground(t *testing.T) {
 	d := newDaemon(t)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("content\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		args []string
 		want result
@@ -37,6 +41,7 @@ func TestRunInTheForeground(t *testing.T) {
 		"output and exit code":    {[]string{"run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2; exit 3"}, result{"out\n", "err\n", 3}},
 		"variables":               {[]string{"run", "--rm", "-e", "A=b", "busybox", "sh", "-c", "echo $A"}, result{"b\n", "", 0}},
 		"working directory, user": {[]string{"run", "--rm", "-w", "/tmp", "-u", "web", "busybox", "sh", "-c", "pwd; id -un"}, result{"/tmp\nweb\n", "", 0}},
+		"a file bound":            {[]string{"run", "--rm", "-v", file + ":/file", "busybox", "cat", "/file"}, result{"content\n", "", 0}},
 		"no network":              {[]string{"run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net"}, result{"lo\n", "", 0}},
 		"limits": {[]string{"run", "--rm", "--memory", "64m", "--cpus", "0.5", "--pids-limit", "50", "busybox", "sh", "-c",
 			"cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; true"}, result{"67108864\n", "", 0}},
