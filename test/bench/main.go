@@ -5,7 +5,7 @@
 // the run's own; nothing of the host is touched. Each figure is the median of
 // several tries. It is run as root by `make bench`; scenes can be named:
 //
-//	bench -bin bin [-scenes start,pod,run,push,memory,help]
+//	bench -bin bin [-scenes start,pod,engine,push,memory,help]
 package main
 
 import (
@@ -13,6 +13,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -45,7 +46,7 @@ func scenes() []scene {
 		{"start", start},
 		{"memory", memory},
 		{"pod", pods},
-		{"run", runs},
+		{"engine", engines},
 		{"push", pushes},
 	}
 }
@@ -61,11 +62,14 @@ func main() {
 	bin := flag.String("bin", "bin", "directory of the built binaries")
 	only := flag.String("scenes", "", "comma-separated scenes; all when empty")
 	inner := flag.String("inner", "", "scratch directory; set by the outer process")
+	serve := flag.String("serve", "", "only answer HTTP at this address: the program behind a published port")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
-	if *inner == "" {
+	if *serve != "" {
+		err = http.ListenAndServe(*serve, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "hello") }))
+	} else if *inner == "" {
 		err = outer(ctx)
 	} else {
 		err = run(ctx, *bin, *inner, *only)
@@ -105,11 +109,15 @@ func outer(ctx context.Context) (err error) {
 	cmd := exec.CommandContext(ctx, os.Args[0], append([]string{"-inner", mnt}, os.Args[1:]...)...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
+	// A process namespace, so that nothing that a peer started outlives the run.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
 	return cmd.Run()
 }
 
 func run(ctx context.Context, bin, work, only string) error {
+	if err := syscall.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
 	if err := exec.CommandContext(ctx, "ip", "link", "set", "lo", "up").Run(); err != nil {
 		return fmt.Errorf("lo up: %w", err)
 	}

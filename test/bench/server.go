@@ -42,13 +42,18 @@ func (b *bench) startServer(ctx context.Context, args ...string) (*server, error
 		return nil, err
 	}
 	s := &server{data: filepath.Join(dir, "data"), run: filepath.Join(dir, "run"), log: &bytes.Buffer{}}
+	return s, s.start(ctx, b, args...)
+}
+
+// start runs gantryd on the server's directories, anew or again.
+func (s *server) start(ctx context.Context, b *bench, args ...string) error {
 	all := append([]string{"server", "--instance", instanceName, "--data-dir", s.data, "--run-dir", s.run}, args...)
 	s.cmd = exec.CommandContext(ctx, filepath.Join(b.bin, "gantryd"), all...)
 	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(os.Interrupt) }
 	s.cmd.WaitDelay = 20 * time.Second
 	s.cmd.Stdout, s.cmd.Stderr = io.Discard, s.log
 	s.begin = time.Now()
-	return s, s.cmd.Start()
+	return s.cmd.Start()
 }
 
 // stop takes the server and everything that it made away.
