@@ -74,8 +74,8 @@ func (w *Writer) finishDir(parent int, base, real string, h *tar.Header) error {
 	}
 	mode := uint32(h.Mode) & 0o7777
 	if now := mode &^ unix.S_ISGID; st.Mode&0o7777 != now {
-		if err := unix.Fchmodat(parent, base, now, 0); err != nil {
-			return fmt.Errorf("chmod: %w", err)
+		if err := chmod(parent, base, now); err != nil {
+			return err
 		}
 	}
 	if err := w.xattrs(parent, base, h); err != nil {
@@ -190,8 +190,8 @@ func (w *Writer) finishAt(parent int, base string, h *tar.Header) error {
 		}
 	}
 	if h.Typeflag != tar.TypeSymlink {
-		if err := unix.Fchmodat(parent, base, uint32(h.Mode)&0o7777, 0); err != nil {
-			return fmt.Errorf("chmod: %w", err)
+		if err := chmod(parent, base, uint32(h.Mode)&0o7777); err != nil {
+			return err
 		}
 	}
 	if err := w.xattrs(parent, base, h); err != nil {

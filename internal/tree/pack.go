@@ -38,6 +38,22 @@ type packer struct {
 	links map[inode]string // first name of each file that has several
 	bytes int64
 	buf   []byte
+
+	live bool   // of Archive: the tree may change, and is no layer
+	from string // the name of what Archive writes
+	as   string // what takes its place in the names of entries
+}
+
+// named returns the name of an entry in the archive.
+func (p *packer) named(name string) string {
+	if !p.live {
+		return name
+	}
+	rel := strings.TrimPrefix(strings.TrimPrefix(name, p.from), "/")
+	if p.as == "." {
+		return "./" + rel // clients look for the dot
+	}
+	return path.Join(p.as, rel)
 }
 
 // dir packs what is in the directory name.
@@ -47,18 +63,31 @@ func (p *packer) dir(name string) error {
 	}
 	names, err := p.root.ReadDir(name)
 	if err != nil {
+		if p.live && name != p.from && vanished(err) {
+			return nil
+		}
 		return err
 	}
 	for _, base := range names {
-		if err := p.entry(path.Join(name, base)); err != nil {
+		err := p.entry(path.Join(name, base))
+		if p.live && errors.Is(err, errGone) {
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("pack %s: %w", path.Join("/", name, base), err)
 		}
 	}
 	return nil
 }
 
+// errGone tells that a file went away before anything of it was written.
+var errGone = errors.New("the file is gone")
+
 func (p *packer) entry(name string) (err error) {
 	fd, err := p.root.openat2(name, unix.O_PATH|unix.O_NOFOLLOW, 0, inRoot)
+	if p.live && vanished(err) {
+		return errors.Join(errGone, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -67,10 +96,10 @@ func (p *packer) entry(name string) (err error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if isWhiteout(&st) {
+	if isWhiteout(&st) && !p.live {
 		return p.mark(path.Join(path.Dir(name), whiteoutPrefix+path.Base(name)), &st)
 	}
-	h, err := header(name, fd, &st)
+	h, err := header(p.named(name), fd, &st)
 	if err != nil || h == nil {
 		return err
 	}
@@ -84,14 +113,14 @@ func (p *packer) entry(name string) (err error) {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
 			return p.tar.WriteHeader(h)
 		}
-		p.links[id] = name
+		p.links[id] = h.Name
 	}
 	if err := p.tar.WriteHeader(h); err != nil {
 		return err
 	}
 	switch h.Typeflag {
 	case tar.TypeReg:
-		return p.content(name, h.Size)
+		return p.content(fd, h.Size)
 	case tar.TypeDir:
 		if opaque {
 			if err := p.mark(path.Join(name, whiteoutOpaque), &st); err != nil {
@@ -110,17 +139,27 @@ func (p *packer) mark(name string, st *unix.Stat_t) error {
 	})
 }
 
-func (p *packer) content(name string, size int64) (err error) {
-	f, err := p.root.Open(name)
+// content writes the content of the file that the handle fd is of: not by its
+// name, behind which there may be another by now.
+func (p *packer) content(fd int, size int64) (err error) {
+	f, err := reopen(fd)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	n, err := io.CopyBuffer(struct{ io.Writer }{p.tar}, struct{ io.Reader }{f}, p.buf)
-	p.bytes += n
-	if err == nil && n != size {
-		err = fmt.Errorf("has %d bytes, had %d", n, size)
+	var from io.Reader = f
+	if p.live {
+		from = io.LimitReader(f, size)
 	}
+	n, err := io.CopyBuffer(struct{ io.Writer }{p.tar}, struct{ io.Reader }{from}, p.buf)
+	p.bytes += n
+	if err != nil || n == size {
+		return err
+	}
+	if !p.live {
+		return fmt.Errorf("has %d bytes, had %d", n, size)
+	}
+	_, err = io.CopyBuffer(struct{ io.Writer }{p.tar}, struct{ io.Reader }{io.LimitReader(zeros{}, size-n)}, p.buf)
 	return err
 }
 
@@ -134,7 +173,7 @@ func header(name string, fd int, st *unix.Stat_t) (*tar.Header, error) {
 	case unix.S_IFREG:
 		h.Typeflag, h.Size = tar.TypeReg, st.Size
 	case unix.S_IFDIR:
-		h.Typeflag, h.Name = tar.TypeDir, name+"/"
+		h.Typeflag, h.Name = tar.TypeDir, strings.TrimSuffix(name, "/")+"/"
 	case unix.S_IFLNK:
 		target, err := readlinkat(fd, "")
 		if err != nil {
@@ -168,6 +207,7 @@ func (p *packer) xattrs(fd int, h *tar.Header) (opaque bool, err error) {
 	}
 	for _, name := range names {
 		switch {
+		case p.live && overlayXattr(name):
 		case name == "trusted.overlay.redirect" || name == "trusted.overlay.metacopy":
 			return false, fmt.Errorf("overlayfs attribute %s: the layer is not complete in itself", name)
 		case name == opaqueXattr:
