@@ -48,7 +48,7 @@ func (e *Engine) Changes(ctx context.Context, ref string) ([]dcontainer.Filesyst
 		return nil
 	})
 	slices.SortFunc(list, func(a, b dcontainer.FilesystemChange) int { return strings.Compare(a.Path, b.Path) })
-	return withoutStubs(list, upper, r.config(), image), err
+	return withoutStubs(list, upper, image), err
 }
 
 // stubs are what a container has as mount points whether or not its image does.
@@ -56,13 +56,10 @@ var stubs = []string{"/proc", "/sys", "/dev", "/etc/resolv.conf", "/etc/hosts", 
 
 // withoutStubs drops what is in the upper directory only to be mounted on, and
 // the directories which are there only because of that.
-func withoutStubs(list []dcontainer.FilesystemChange, upper string, cfg *config, image layers) []dcontainer.FilesystemChange {
+func withoutStubs(list []dcontainer.FilesystemChange, upper string, image layers) []dcontainer.FilesystemChange {
 	mounted := map[string]bool{}
 	for _, stub := range stubs {
 		mounted[stub] = true
-	}
-	for _, p := range cfg.Mounts {
-		mounted[p.Destination] = true
 	}
 	hasChild := map[string]bool{}
 	var kept []dcontainer.FilesystemChange

@@ -72,6 +72,8 @@ type record struct {
 
 	disk sync.Mutex // orders the writes of state.json; before mu
 
+	views users // of the container's file system, from outside
+
 	mu       sync.Mutex
 	cfg      *config
 	st       state

@@ -167,22 +167,27 @@ func (u *users) leave() {
 
 // wait waits until there are none, but no longer than limit.
 func (u *users) wait(limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return u.end(ctx) == nil
+}
+
+// end waits until there are none.
+func (u *users) end(ctx context.Context) error {
 	u.mu.Lock()
 	if u.n == 0 {
 		u.mu.Unlock()
-		return true
+		return nil
 	}
 	if u.idle == nil {
 		u.idle = make(chan struct{})
 	}
 	idle := u.idle
 	u.mu.Unlock()
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
 	select {
 	case <-idle:
-		return true
-	case <-timer.C:
-		return false
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }

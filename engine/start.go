@@ -90,6 +90,9 @@ func (e *Engine) startLocked(ctx context.Context, r *record) error {
 // launch makes the surroundings and the process, and undoes them on failure.
 func (e *Engine) launch(ctx context.Context, r *record) (err error) {
 	cfg := r.config()
+	if err := r.views.end(ctx); err != nil {
+		return err
+	}
 	in, root, err := e.surround(cfg)
 	if err != nil {
 		return err

@@ -112,7 +112,7 @@ func TestStatusCodes(t *testing.T) {
 		{"GET", "/containers/json?trunc_cmd=0", "", 200, `"Names":["/web"]`},
 		{"GET", "/containers/web/logs", "", 400, "you must choose at least one stream"},
 		{"POST", "/containers/web/kill?signal=NOPE", "", 400, "invalid signal: NOPE"},
-		{"GET", "/containers/web/archive?path=/", "", 501, "not supported by this version of Gantry"},
+		{"GET", "/containers/web/archive?path=/none", "", 404, "Could not find the file /none in container web"},
 		{"GET", "/swarm", "", 503, "This node is not a swarm manager"},
 		{"GET", "/nodes", "", 503, "This node is not a swarm manager"},
 		{"POST", "/images/create?fromImage=busybox&tag=2", "", 501, "pulling from registries is not supported"},
