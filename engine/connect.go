@@ -34,46 +34,101 @@ func (e *Engine) connect(ctx context.Context, cfg *config) (net connection, err 
 	if err != nil || mode.IsNone() {
 		return net, err
 	}
-	first := string(mode)
-	names := slices.Sorted(maps.Keys(cfg.Networks))
-	// The one named by the mode gives eth0 and the default route.
-	names = append([]string{first}, slices.DeleteFunc(names, func(n string) bool { return n == first })...)
+	names := attachOrder(cfg.Networks, string(mode))
 	for _, name := range names {
 		ep, err := e.cfg.Networks.Attach(ctx, attachRequest(cfg, name, net))
 		if err != nil {
 			return net, err
 		}
 		net.endpoints = append(net.endpoints, ep)
-		e.Emit(devents.NetworkEventType, devents.ActionConnect, ep.Network, map[string]string{"container": cfg.ID, "name": ep.Name, "type": "bridge"})
+		e.emitEndpoint(devents.ActionConnect, ep)
 	}
-	wanted, err := bindings(cfg)
-	if err != nil || len(wanted) == 0 {
-		return net, err
+	gateway := gatewayOf(cfg, net.endpoints)
+	if gateway != nil && gateway.ID != net.endpoints[0].ID { // the first has the route so far
+		if err := e.cfg.Networks.SetGateway(net.namespace, gateway); err != nil {
+			return net, err
+		}
 	}
-	p := network.Publication{
-		Container: cfg.ID, Name: cfg.Name, Network: net.endpoints[0].Network,
-		Address: net.endpoints[0].Address.Addr(), Ports: wanted,
+	if usesNames(net.endpoints) {
+		if err := e.cfg.Networks.ServeNames(nameClient(cfg, net.namespace)); err != nil {
+			return net, err
+		}
 	}
-	if p.Ports, err = e.cfg.Networks.Publish(ctx, p); err != nil {
-		return net, err
+	net.publications, err = e.publish(ctx, cfg, gateway)
+	return net, err
+}
+
+// usesNames tells whether a container has the name service of user-defined
+// networks.
+func usesNames(endpoints []network.Endpoint) bool {
+	return slices.ContainsFunc(endpoints, func(ep network.Endpoint) bool { return ep.Name != network.Bridge && ep.Name != network.Pods })
+}
+
+// nameClient is how the container asks for names.
+func nameClient(cfg *config, namespace string) network.NameClient {
+	return network.NameClient{
+		Container: cfg.ID, Namespace: namespace, Servers: cfg.HostConfig.DNS,
+		Ndots: slices.ContainsFunc(cfg.HostConfig.DNSOptions, isNdots),
 	}
-	net.publications = []network.Publication{p}
-	return net, nil
+}
+
+func isNdots(option string) bool { return strings.HasPrefix(option, "ndots:") }
+
+// namesOf lists what the container is called on a user-defined network.
+func namesOf(cfg *config, s *dnetwork.EndpointSettings) []string {
+	names := []string{cfg.Name}
+	if s != nil {
+		names = append(names, s.Aliases...)
+	}
+	var unique []string
+	for _, name := range append(names, cfg.ID[:12], cfg.Config.Hostname) {
+		if name != "" && !slices.Contains(unique, name) {
+			unique = append(unique, name)
+		}
+	}
+	return unique
+}
+
+// renamed tells the name service of a running container's new name.
+func (e *Engine) renamed(r *record) error {
+	cfg, st := r.view()
+	endpoints := slices.Clone(st.Endpoints)
+	for i := range endpoints {
+		endpoints[i].Aliases = namesOf(cfg, cfg.Networks[endpoints[i].Name])
+		e.cfg.Networks.UpdateEndpoint(endpoints[i])
+	}
+	if len(endpoints) == 0 {
+		return nil
+	}
+	return r.change(soon, func(st *state) { st.Endpoints = endpoints })
 }
 
 func attachRequest(cfg *config, name string, net connection) network.AttachRequest {
 	req := network.AttachRequest{
 		Namespace: net.namespace, Container: cfg.ID, Network: name,
-		Aliases: []string{cfg.Name, cfg.ID[:12]}, Secondary: len(net.endpoints) > 0,
+		Aliases: namesOf(cfg, cfg.Networks[name]), Secondary: len(net.endpoints) > 0,
 	}
 	if s := cfg.Networks[name]; s != nil {
 		req.MAC = s.MacAddress.String()
-		req.Aliases = append(req.Aliases, s.Aliases...)
+		req.Links = linksOf(s.Links)
 		if s.IPAMConfig != nil {
 			req.Address = s.IPAMConfig.IPv4Address
 		}
 	}
 	return req
+}
+
+// linksOf reads NAME:ALIAS.
+func linksOf(list []string) map[string]string {
+	links := make(map[string]string, len(list))
+	for _, link := range list {
+		name, alias, ok := strings.Cut(link, ":")
+		if !ok {
+			alias = name
+		}
+		links[strings.ToLower(strings.TrimPrefix(alias, "/"))] = strings.TrimPrefix(name, "/")
+	}
+	return links
 }
 
 // bindings lists the ports to publish, in a fixed order.
@@ -122,7 +177,7 @@ func (e *Engine) disconnect(ctx context.Context, id string, net connection) erro
 	}
 	for _, ep := range net.endpoints {
 		errs = append(errs, e.cfg.Networks.Detach(ctx, ep, network.LeaveLink))
-		e.Emit(devents.NetworkEventType, devents.ActionDisconnect, ep.Network, map[string]string{"container": id, "name": ep.Name, "type": "bridge"})
+		e.emitEndpoint(devents.ActionDisconnect, ep)
 	}
 	if net.namespace != "" {
 		errs = append(errs, e.cfg.Networks.RemoveNamespace(ctx, id))
@@ -137,14 +192,14 @@ func (e *Engine) writeFiles(cfg *config, net connection) error {
 		return nil
 	}
 	dir := e.containerDir(cfg.ID)
-	if mode := cfg.HostConfig.NetworkMode; mode.IsContainer() {
-		return e.copyFiles(mode.ConnectedContainer(), dir)
+	if cfg.HostConfig.NetworkMode.IsContainer() {
+		return nil // it has the other's
 	}
 	hosts, err := hostsFile(cfg, net)
 	if err != nil {
 		return err
 	}
-	resolv, err := resolvConf(cfg)
+	resolv, err := resolvConf(cfg, usesNames(net.endpoints))
 	if err != nil {
 		return err
 	}
@@ -159,22 +214,18 @@ func writeIdentity(dir string, hosts, resolv []byte, hostname string) error {
 	)
 }
 
-// copyFiles gives a container that joins another's network the other's files.
-func (e *Engine) copyFiles(ref, dir string) error {
-	other, err := e.find(ref)
-	if err != nil {
-		return err
+// filesOf is where a container's hosts, hostname and resolv.conf are: its own
+// directory, its sandbox's, or that of the container whose network it joined.
+func (e *Engine) filesOf(cfg *config) string {
+	if cfg.Sandbox != "" {
+		return e.sandboxDir(cfg.Sandbox)
 	}
-	for _, name := range []string{"hosts", "resolv.conf", "hostname"} {
-		data, err := os.ReadFile(filepath.Join(other.dir, name))
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
-			return err
+	if mode := cfg.HostConfig.NetworkMode; mode.IsContainer() {
+		if other, err := e.find(mode.ConnectedContainer()); err == nil && other.id != cfg.ID {
+			return e.filesOf(other.config())
 		}
 	}
-	return nil
+	return e.containerDir(cfg.ID)
 }
 
 func hostsFile(cfg *config, net connection) ([]byte, error) {
@@ -192,12 +243,8 @@ func hostsFile(cfg *config, net connection) ([]byte, error) {
 		}
 		return data, nil
 	}
-	names := []string{cfg.Config.Hostname}
-	if cfg.Config.Domainname != "" {
-		names = []string{cfg.Config.Hostname + "." + cfg.Config.Domainname, cfg.Config.Hostname}
-	}
-	for _, ep := range net.endpoints {
-		extra = append(extra, network.HostEntry{Address: ep.Address.Addr(), Names: names})
+	for _, address := range addressesOf(net.endpoints) {
+		extra = append(extra, network.HostEntry{Address: address, Names: hostnames(cfg)})
 	}
 	return network.HostsFile(extra), nil
 }
@@ -228,7 +275,9 @@ func extraHosts(list []string, net connection) ([]network.HostEntry, error) {
 	return entries, nil
 }
 
-func resolvConf(cfg *config) ([]byte, error) {
+// resolvConf renders a container's resolv.conf. named says that it asks
+// 127.0.0.11, which in turn asks the servers that would be here otherwise.
+func resolvConf(cfg *config, named bool) ([]byte, error) {
 	h := cfg.HostConfig
 	if h.NetworkMode.IsHost() && len(h.DNS)+len(h.DNSSearch)+len(h.DNSOptions) == 0 {
 		data, err := os.ReadFile("/etc/resolv.conf")
@@ -249,6 +298,12 @@ func resolvConf(cfg *config) ([]byte, error) {
 	}
 	if len(h.DNSOptions) > 0 {
 		r.Options = h.DNSOptions
+	}
+	if named {
+		r.Servers = []netip.Addr{network.NameServer}
+		if !slices.ContainsFunc(r.Options, isNdots) {
+			r.Options = append(slices.Clone(r.Options), "ndots:0") // names of one label are found here
+		}
 	}
 	return network.ResolvConf(r), nil
 }

@@ -248,12 +248,8 @@ func (e *Engine) checkEndpoint(name string, s *dnetwork.EndpointSettings) error 
 		return nil
 	}
 	switch ipam := s.IPAMConfig; {
-	case len(s.Links) > 0:
-		return unsupported("NetworkingConfig.EndpointsConfig.Links")
 	case len(s.DriverOpts) > 0:
 		return unsupported("NetworkingConfig.EndpointsConfig.DriverOpts")
-	case s.GwPriority != 0:
-		return unsupported("NetworkingConfig.EndpointsConfig.GwPriority")
 	case ipam == nil:
 		return nil
 	case ipam.IPv6Address.IsValid():

@@ -73,10 +73,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size Sizes) (dcontaine
 		return dcontainer.InspectResponse{}, err
 	}
 	cfg, st := r.view()
-	files := e.containerDir(cfg.ID)
-	if cfg.Sandbox != "" {
-		files = e.sandboxDir(cfg.Sandbox)
-	}
+	files := e.filesOf(cfg)
 	answer := dcontainer.InspectResponse{
 		ID: cfg.ID, Created: cfg.Created.Format(time.RFC3339Nano), Path: cfg.Path, Args: nonNil(cfg.Args),
 		State: r.dockerState(st), Image: cfg.Image.String(), Name: "/" + cfg.Name, RestartCount: st.RestartCount,
@@ -192,7 +189,7 @@ func (e *Engine) endpointSettings(cfg *config, st state) map[string]*dnetwork.En
 			name = n.Name
 		}
 		if name != network.Bridge && name != network.HostMode && name != network.None {
-			settings.DNSNames = append([]string{cfg.Name, cfg.ID[:12]}, settings.Aliases...)
+			settings.DNSNames = namesOf(cfg, wish)
 		}
 		all[name] = settings
 	}

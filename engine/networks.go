@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 
-	dcontainer "github.com/moby/moby/api/types/container"
 	devents "github.com/moby/moby/api/types/events"
 	dnetwork "github.com/moby/moby/api/types/network"
 
@@ -52,24 +51,36 @@ func (e *Engine) ConnectNetwork(ctx context.Context, name, ref string, wish *dne
 		return r.reconfigure(&cfg)
 	}
 	_, st := r.view()
-	ep, err := e.cfg.Networks.Attach(ctx, attachRequest(&cfg, name, connection{st.Namespace, st.Endpoints, nil}))
+	net := connection{st.Namespace, slices.Clone(st.Endpoints), st.Publications}
+	ep, err := e.cfg.Networks.Attach(ctx, attachRequest(&cfg, name, net))
 	if err != nil {
 		return err
 	}
-	err = r.reconfigure(&cfg)
-	if err == nil {
-		err = r.change(soon, func(st *state) { st.Endpoints = append(slices.Clone(st.Endpoints), ep) })
+	net.endpoints = append(net.endpoints, ep)
+	if err := errors.Join(r.reconfigure(&cfg), e.rewire(ctx, r, &cfg, net)); err != nil {
+		return errors.Join(err, e.unplug(context.WithoutCancel(ctx), r, old, ep))
 	}
-	if err != nil {
-		return errors.Join(err, e.cfg.Networks.Detach(context.WithoutCancel(ctx), ep, network.RemoveLink))
-	}
-	e.Emit(devents.NetworkEventType, devents.ActionConnect, ep.Network, map[string]string{"container": r.id, "name": name, "type": "bridge"})
+	e.emitEndpoint(devents.ActionConnect, ep)
 	return nil
+}
+
+func (e *Engine) emitEndpoint(action devents.Action, ep network.Endpoint) {
+	e.Emit(devents.NetworkEventType, action, ep.Network, map[string]string{"container": ep.Container, "name": ep.Name, "type": ep.Driver})
+}
+
+// unplug takes an interface off a running container, which goes on by cfg.
+func (e *Engine) unplug(ctx context.Context, r *record, cfg *config, ep network.Endpoint) error {
+	_, st := r.view()
+	is := func(other network.Endpoint) bool { return other.ID == ep.ID }
+	net := connection{st.Namespace, slices.DeleteFunc(slices.Clone(st.Endpoints), is), st.Publications}
+	// The routes and ports first, so that as little as possible is lost.
+	err := errors.Join(r.reconfigure(cfg), e.rewire(ctx, r, cfg, net))
+	return errors.Join(err, e.cfg.Networks.Detach(ctx, ep, network.RemoveLink))
 }
 
 // DisconnectNetwork detaches a container from a network, at once if it runs.
 //
-// Errors: NotFound, Conflict if it is not attached.
+// Errors: NotFound, Denied if it is not attached.
 func (e *Engine) DisconnectNetwork(ctx context.Context, name, ref string) error {
 	r, err := e.find(ref)
 	if err != nil {
@@ -86,33 +97,19 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, name, ref string) error 
 	if _, ok := old.Networks[name]; !ok {
 		return problem.New(problem.Denied, "container %s is not connected to network %s", r.id, name)
 	}
-	if len(old.Networks) == 1 {
-		return problem.New(problem.Unsupported, "disconnecting a container from its last network is not supported by this version of Gantry")
-	}
-	if len(st.Publications) > 0 && st.Endpoints[0].Name == name {
-		return problem.New(problem.Unsupported, "disconnecting a container from the network that its ports are published on is not supported by this version of Gantry")
-	}
 	cfg := *old
 	cfg.Networks = maps.Clone(old.Networks)
 	delete(cfg.Networks, name)
-	if string(cfg.HostConfig.NetworkMode) == name {
-		host := *cfg.HostConfig
-		host.NetworkMode = dcontainer.NetworkMode(slices.Sorted(maps.Keys(cfg.Networks))[0])
-		cfg.HostConfig = &host
-	}
 	at := slices.IndexFunc(st.Endpoints, func(ep network.Endpoint) bool { return ep.Name == name })
-	if at >= 0 {
-		ep := st.Endpoints[at]
-		if err := e.cfg.Networks.Detach(ctx, ep, network.RemoveLink); err != nil {
-			return fmt.Errorf("disconnect container %s: %w", r.id, err)
-		}
-		err := r.change(soon, func(st *state) { st.Endpoints = slices.Delete(slices.Clone(st.Endpoints), at, at+1) })
-		if err != nil {
-			return err
-		}
-		e.Emit(devents.NetworkEventType, devents.ActionDisconnect, ep.Network, map[string]string{"container": r.id, "name": name, "type": "bridge"})
+	if at < 0 {
+		return r.reconfigure(&cfg)
 	}
-	return r.reconfigure(&cfg)
+	ep := st.Endpoints[at]
+	if err := e.unplug(ctx, r, &cfg, ep); err != nil {
+		return fmt.Errorf("disconnect container %s: %w", r.id, err)
+	}
+	e.emitEndpoint(devents.ActionDisconnect, ep)
+	return nil
 }
 
 // PruneNetworks removes the user-defined networks that no container is made for.

@@ -234,6 +234,9 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	if err != nil {
 		return fmt.Errorf("rename container %s: %w", r.id, err)
 	}
+	if err := e.renamed(r); err != nil {
+		return fmt.Errorf("rename container %s: %w", r.id, err)
+	}
 	e.emit(r, devents.ActionRename, map[string]string{"oldName": "/" + old})
 	return nil
 }

@@ -77,6 +77,9 @@ func (e *Engine) restore(ctx context.Context) error {
 		}
 		_, st := f.r.view()
 		connection{st.Namespace, st.Endpoints, st.Publications}.addTo(&live, f.r.id)
+		if usesNames(st.Endpoints) {
+			live.Names = append(live.Names, nameClient(f.r.config(), st.Namespace))
+		}
 	}
 	if err := e.cfg.Networks.Restore(ctx, live); err != nil {
 		return fmt.Errorf("restore networks: %w", err)

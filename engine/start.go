@@ -182,7 +182,7 @@ func (e *Engine) supervise(r *record, this *run) {
 
 // surround finds what the container joins and is built on.
 func (e *Engine) surround(cfg *config) (surroundings, layers, error) {
-	in := surroundings{possible: e.capabilities, cgroup: "containers", hostname: cfg.Config.Hostname, files: e.containerDir(cfg.ID)}
+	in := surroundings{possible: e.capabilities, cgroup: "containers", hostname: cfg.Config.Hostname, files: e.filesOf(cfg)}
 	if parent := cfg.HostConfig.CgroupParent; parent != "" {
 		in.cgroup = parent
 	}

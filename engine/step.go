@@ -138,7 +138,7 @@ func (e *Engine) stepSpec(cfg *config, spec builder.RunSpec, net connection, dir
 	if err != nil {
 		return nil, err
 	}
-	resolv, err := resolvConf(cfg)
+	resolv, err := resolvConf(cfg, false)
 	if err != nil {
 		return nil, err
 	}

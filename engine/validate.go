@@ -96,7 +96,7 @@ func refuseFields(h *dcontainer.HostConfig) error {
 	}{
 		{h.VolumeDriver != "" && h.VolumeDriver != "local", "VolumeDriver"},
 		{h.Cgroup != "", "Cgroup"},
-		{len(h.Links) > 0, "Links"},
+		{len(h.Links) > 0 && (h.NetworkMode == "" || !h.NetworkMode.IsUserDefined()), "Links"},
 		{len(h.StorageOpt) > 0, "StorageOpt"},
 		{h.Init != nil && *h.Init, "Init"},
 		{!h.Isolation.IsDefault(), "Isolation"},

@@ -57,8 +57,8 @@ func (h *Host) reserve(req AttachRequest) (*Endpoint, Network, error) {
 	if n.Driver != DriverBridge {
 		return nil, Network{}, problem.New(problem.Invalid, "network %s has no interfaces to attach", n.Name)
 	}
-	ep := &Endpoint{ID: newID(), Network: n.ID, Name: n.Name, Container: req.Container, Namespace: req.Namespace,
-		Interface: req.Interface, Gateway: n.Gateway, Aliases: req.Aliases}
+	ep := &Endpoint{ID: newID(), Network: n.ID, Name: n.Name, Driver: n.Driver, Container: req.Container, Namespace: req.Namespace,
+		Interface: req.Interface, Gateway: n.Gateway, Aliases: req.Aliases, Links: req.Links}
 	ep.HostLink = h.cfg.Instance.LinkPrefix() + ep.ID[:8]
 	if ep.Interface == "" {
 		ep.Interface = h.freeInterfaceLocked(req.Namespace)
@@ -73,7 +73,7 @@ func (h *Host) reserve(req AttachRequest) (*Endpoint, Network, error) {
 		return nil, Network{}, err
 	}
 	ep.Address = netip.PrefixFrom(address, n.Subnet.Bits())
-	h.endpoints[ep.ID] = ep
+	h.addEndpointLocked(ep)
 	return ep, *n, nil
 }
 
@@ -154,7 +154,7 @@ const (
 func (h *Host) release(ep *Endpoint) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.endpoints, ep.ID)
+	h.dropEndpointLocked(ep.ID)
 	if p := h.pools[ep.Network]; p != nil {
 		p.release(ep.Address.Addr(), ep.ID)
 	}
@@ -165,10 +165,8 @@ func (h *Host) hostLinks(container string) []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var names []string
-	for _, ep := range h.endpoints {
-		if ep.Container == container {
-			names = append(names, ep.HostLink)
-		}
+	for _, ep := range h.attached[container] {
+		names = append(names, ep.HostLink)
 	}
 	return names
 }

@@ -43,6 +43,15 @@ func HostResolver() (Resolver, error) {
 	return own, nil
 }
 
+// hostServers are the host's own name servers, those on its loopback included.
+func hostServers() []netip.Addr {
+	data, err := os.ReadFile(hostResolvConf)
+	if err != nil {
+		return nil
+	}
+	return ParseResolver(string(data)).Servers
+}
+
 // readResolver reads a file without its loopback servers. A missing file is empty.
 func readResolver(path string) (Resolver, error) {
 	data, err := os.ReadFile(path)

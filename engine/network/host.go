@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"gantry/engine/network/names"
 	"gantry/internal/instance"
 	"gantry/internal/nft"
 	"gantry/internal/problem"
@@ -31,20 +32,23 @@ type Host struct {
 	// Set by Restore, constant afterwards.
 	links *links
 	table *nft.Conn
+	names *names.Server
 
 	applying chan struct{} // holds one token; its holder may change the kernel's table
 	changed  chan struct{} // has a token when the table wants to be looked at again
 	doomed   chan struct{} // has a token when removals is not empty
 
 	mu           sync.Mutex
-	networks     map[string]*Network   // by ID
-	pools        map[string]*pool      // by network ID
-	endpoints    map[string]*Endpoint  // by endpoint ID
-	publications map[string]*published // by container ID
-	removals     map[string]*removal   // of namespaces, by path
-	handles      map[string]*handle    // netlink sockets of fresh namespaces, by path
-	wanted       uint64                // counts changes of what the table derives from
-	applied      uint64                // the count that the kernel's table reflects
+	networks     map[string]*Network               // by ID
+	pools        map[string]*pool                  // by network ID
+	endpoints    map[string]*Endpoint              // by endpoint ID
+	attached     map[string][]*Endpoint            // the same by container ID, in order
+	named        map[string]map[string][]*Endpoint // those of user-defined networks by network ID and name
+	publications map[string]*published             // by container ID
+	removals     map[string]*removal               // of namespaces, by path
+	handles      map[string]*handle                // netlink sockets of fresh namespaces, by path
+	wanted       uint64                            // counts changes of what the table derives from
+	applied      uint64                            // the count that the kernel's table reflects
 }
 
 // New validates cfg. Nothing on the host changes before Restore.
@@ -59,7 +63,8 @@ func New(cfg Config) (*Host, error) {
 		cfg: cfg, log: cfg.Logger,
 		applying: make(chan struct{}, 1), changed: make(chan struct{}, 1), doomed: make(chan struct{}, 1),
 		networks: make(map[string]*Network), pools: make(map[string]*pool),
-		endpoints: make(map[string]*Endpoint), publications: make(map[string]*published),
+		endpoints: make(map[string]*Endpoint), attached: make(map[string][]*Endpoint),
+		named: make(map[string]map[string][]*Endpoint), publications: make(map[string]*published),
 		removals: make(map[string]*removal), handles: make(map[string]*handle),
 	}
 	h.applying <- struct{}{}
@@ -91,6 +96,9 @@ func (h *Host) restore(ctx context.Context, live Live) error {
 	if h.table, err = nft.Open(h.cfg.Instance.Table()); err != nil {
 		return err
 	}
+	if h.names, err = names.New(names.Config{Directory: directory{h}, Host: hostServers, Logger: h.log}); err != nil {
+		return err
+	}
 	if err := h.loadNetworks(); err != nil {
 		return err
 	}
@@ -101,6 +109,11 @@ func (h *Host) restore(ctx context.Context, live Live) error {
 		return err
 	}
 	h.adopt(live)
+	for _, client := range live.Names {
+		if err := h.names.Open(client); err != nil {
+			h.log.Warn("a container is without its name server", "container", client.Container, "err", err)
+		}
+	}
 	if err := h.sweep(live); err != nil {
 		return err
 	}
@@ -128,7 +141,7 @@ func (h *Host) adopt(live Live) {
 		if !p.take(ep.Address.Addr(), ep.ID) {
 			h.log.Warn("address is used twice", "container", ep.Container, "address", ep.Address)
 		}
-		h.endpoints[ep.ID] = &ep
+		h.addEndpointLocked(&ep)
 	}
 	for _, pub := range live.Publications {
 		h.publications[pub.Container] = h.hold(pub)
@@ -142,6 +155,7 @@ func (h *Host) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.table.Watch(ctx, h.noteForeignChange) })
 	g.Go(func() error { return h.heal(ctx) })
+	g.Go(func() error { return h.names.Run(ctx) })
 	g.Go(func() error { return h.removeDoomed(ctx) })
 	return g.Wait()
 }

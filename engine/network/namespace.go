@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -182,11 +181,7 @@ func (n *handle) configure(ep *Endpoint, pod, secondary bool) error {
 	if secondary {
 		return nil
 	}
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.IP(ep.Gateway.AsSlice()), Flags: int(netlink.FLAG_ONLINK)}
-	if err := n.RouteAdd(route); err != nil {
-		return fmt.Errorf("add default route by %s: %w", ep.Gateway, err)
-	}
-	return nil
+	return n.defaultRoute(link, ep)
 }
 
 // RemoveNamespace unpins the namespace of id; the kernel removes it and its
@@ -204,6 +199,7 @@ func (h *Host) RemoveNamespace(_ context.Context, id string) error {
 	if n != nil {
 		n.close()
 	}
+	h.names.Close(id) // its sockets would keep the namespace
 	signal(h.doomed)
 	return nil
 }

@@ -34,8 +34,8 @@
 //
 // # Goroutines
 //
-// Run owns the watcher that heals the table after a foreign change and the
-// remover that lets namespaces go off the hot path. All methods may be called
+// Run owns the watcher that heals the table after a foreign change, the name
+// server (package names) and the remover that lets namespaces go off the hot path. All methods may be called
 // concurrently once Restore has returned.
 package network
 
@@ -93,31 +93,37 @@ type CreateRequest struct {
 
 // AttachRequest asks for one interface in a namespace.
 type AttachRequest struct {
-	Namespace string     // path, as NewNamespace returned it
-	Container string     // container or sandbox ID
-	Network   string     // name or ID
-	Interface string     // "" means eth0, or the next free ethN
-	Address   netip.Addr // wish; zero: the next free one
-	MAC       string     // wish; "": derived from the address
-	Aliases   []string
-	Secondary bool // another network already gave the default route
+	Namespace string            // path, as NewNamespace returned it
+	Container string            // container or sandbox ID
+	Network   string            // name or ID
+	Interface string            // "" means eth0, or the next free ethN
+	Address   netip.Addr        // wish; zero: the next free one
+	MAC       string            // wish; "": derived from the address
+	Aliases   []string          // names of the container on this network, its own first
+	Links     map[string]string // names that only this container knows -> names of others, in lower case
+	Secondary bool              // another network already gave the default route
 }
 
 // Endpoint is an attached interface. The engine persists it with its container
 // and gives it back to Restore.
 type Endpoint struct {
-	ID        string       `json:"id"`      // 64 hexadecimal digits
-	Network   string       `json:"network"` // the network's ID
-	Name      string       `json:"name"`    // the network's name
-	Container string       `json:"container"`
-	Namespace string       `json:"namespace"`
-	Interface string       `json:"interface"` // in the namespace
-	HostLink  string       `json:"hostLink"`  // the other end, on the bridge
-	Address   netip.Prefix `json:"address"`
-	Gateway   netip.Addr   `json:"gateway"`
-	MAC       string       `json:"mac"`
-	Aliases   []string     `json:"aliases,omitempty"`
+	ID        string            `json:"id"`      // 64 hexadecimal digits
+	Network   string            `json:"network"` // the network's ID
+	Name      string            `json:"name"`    // the network's name
+	Driver    string            `json:"driver"`  // the network's driver
+	Container string            `json:"container"`
+	Namespace string            `json:"namespace"`
+	Interface string            `json:"interface"` // in the namespace
+	HostLink  string            `json:"hostLink"`  // the other end, on the bridge
+	Address   netip.Prefix      `json:"address"`
+	Gateway   netip.Addr        `json:"gateway"`
+	MAC       string            `json:"mac"`
+	Aliases   []string          `json:"aliases,omitempty"`
+	Links     map[string]string `json:"links,omitempty"`
 }
+
+// Addresses are those of the interface, IPv4 first.
+func (ep Endpoint) Addresses() []netip.Addr { return []netip.Addr{ep.Address.Addr()} }
 
 // Protocols of published ports.
 const (
@@ -152,6 +158,7 @@ type Live struct {
 	Namespaces   []string // IDs of the namespaces still in use
 	Endpoints    []Endpoint
 	Publications []Publication
+	Names        []NameClient // containers on user-defined networks
 }
 
 // Finding is one thing that Diagnose has to say.

@@ -65,6 +65,9 @@ func (h *Host) Close() error {
 		n.close()
 		delete(h.handles, path)
 	}
+	if h.names != nil {
+		h.names.Shutdown()
+	}
 	var err error
 	if h.table != nil {
 		err = h.table.Close()

@@ -6,6 +6,8 @@ import (
 	"gantry/internal/nft"
 )
 
+var everywhere4 = netip.MustParsePrefix("0.0.0.0/0")
+
 var loopback = netip.MustParsePrefix("127.0.0.0/8")
 
 // describeLocked returns the table that the state wants.

@@ -58,6 +58,7 @@ var (
 	NATOutput      = Hook{"nat", unix.NF_INET_LOCAL_OUT, -100}
 	NATPostrouting = Hook{"nat", unix.NF_INET_POST_ROUTING, 100}
 	RawPrerouting  = Hook{"filter", unix.NF_INET_PRE_ROUTING, -300}
+	RawOutput      = Hook{"filter", unix.NF_INET_LOCAL_OUT, -300}
 	Forward        = Hook{"filter", unix.NF_INET_FORWARD, 0}
 )
 

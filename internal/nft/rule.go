@@ -63,10 +63,17 @@ const (
 var (
 	SourceAddress      = Field{"ip saddr", 4, payload(expr.PayloadBaseNetworkHeader, 12, 4)}
 	DestinationAddress = Field{"ip daddr", 4, payload(expr.PayloadBaseNetworkHeader, 16, 4)}
-	DestinationPort    = Field{"th dport", 2, payload(expr.PayloadBaseTransportHeader, 2, 2)}
+	SourcePort         = Field{"th sport", 2, payload(expr.PayloadBaseTransportHeader, sourcePortAt, 2)}
+	DestinationPort    = Field{"th dport", 2, payload(expr.PayloadBaseTransportHeader, destinationPortAt, 2)}
 	TransportProtocol  = Field{"meta l4proto", 1, meta(expr.MetaKeyL4PROTO)}
 	InputInterface     = Field{"iifname", 16, meta(expr.MetaKeyIIFNAME)}
 	OutputInterface    = Field{"oifname", 16, meta(expr.MetaKeyOIFNAME)}
+)
+
+// Where ports are in a TCP or UDP header.
+const (
+	sourcePortAt      = 0
+	destinationPortAt = 2
 )
 
 func payload(base expr.PayloadBase, offset, length uint32) func(uint32) []expr.Any {
@@ -134,6 +141,31 @@ func Proto(p uint8) Stmt {
 		text:  "meta l4proto " + protocolName(p),
 		exprs: append(TransportProtocol.load(regResult), &expr.Cmp{Op: expr.CmpOpEq, Register: regResult, Data: []byte{p}}),
 	}
+}
+
+// PortIs compares a port field with a number.
+func PortIs(f Field, port uint16) Stmt {
+	return Stmt{
+		text:  fmt.Sprintf("%s %d", f.text, port),
+		exprs: append(f.load(regResult), &expr.Cmp{Op: expr.CmpOpEq, Register: regResult, Data: binary.BigEndian.AppendUint16(nil, port)}),
+	}
+}
+
+// SetPort rewrites a port in the header of a protocol, TCP or UDP, that the
+// rule has matched. Nothing is remembered of it: the way back is another rule.
+func SetPort(f Field, protocol uint8, port uint16) Stmt {
+	at, checksum := uint32(sourcePortAt), uint32(6) // UDP's
+	if f.text == DestinationPort.text {
+		at = destinationPortAt
+	}
+	if protocol == unix.IPPROTO_TCP {
+		checksum = 16
+	}
+	return Stmt{text: fmt.Sprintf("%s set %d", f.text, port), exprs: []expr.Any{
+		&expr.Immediate{Register: regResult, Data: binary.BigEndian.AppendUint16(nil, port)},
+		&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: regResult, Base: expr.PayloadBaseTransportHeader,
+			Offset: at, Len: 2, CsumType: expr.CsumTypeInet, CsumOffset: checksum},
+	}}
 }
 
 // ToLocal matches packets whose destination is an address of this host.

@@ -137,7 +137,7 @@ func (h *Host) run() error {
 func (h *Host) Stop() error {
 	h.cancel()
 	h.ended.Wait()
-	return errors.Join(h.Runtime.Close(), h.Builder.Close(), h.Images.Close())
+	return errors.Join(h.Runtime.Close(), h.Networks.Close(), h.Builder.Close(), h.Images.Close())
 }
 
 // Restart is Stop and Start, and says that the engine's Check is content.

@@ -1,0 +1,160 @@
+package dockerapi_test
+
+import (
+	"io"
+	"net/http"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+)
+
+// lookup asks the container's name server for a name, or by an address for the
+// name, and returns what it answers.
+func (d *daemon) lookup(container, name string) string {
+	d.t.Helper()
+	question := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)
+	if reverse, err := dns.ReverseAddr(name); err == nil {
+		question.SetQuestion(reverse, dns.TypePTR)
+	}
+	key := d.do("inspect", "-f", "{{.NetworkSettings.SandboxKey}}", container)
+	done := make(chan error, 1)
+	var answer *dns.Msg
+	go func() {
+		runtime.LockOSThread() // the thread dies in the container's namespace
+		f, err := os.Open(key)
+		if err == nil {
+			defer f.Close()
+			err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
+		}
+		if err == nil {
+			answer, err = dns.Exchange(question, "127.0.0.11:53")
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		d.t.Fatalf("%s asks for %s: %v", container, name, err)
+	}
+	var found []string
+	for _, rr := range answer.Answer {
+		found = append(found, strings.TrimPrefix(rr.String(), rr.Header().String()))
+	}
+	slices.Sort(found)
+	return strings.Join(found, " ")
+}
+
+func TestNamesOnUserDefinedNetworks(t *testing.T) {
+	d := newDaemon(t)
+	d.do("network", "create", "--subnet", "10.98.0.0/24", "front")
+	d.do("network", "create", "--subnet", "10.98.1.0/24", "back")
+	run := func(name string, args ...string) {
+		t.Helper() // the name server that is given refuses
+		d.do(append(append([]string{"run", "-d", "--dns", "127.0.0.1", "--name", name}, args...), "busybox", "sleep", "1000")...)
+	}
+	run("asker", "--network", "front", "--link", "web:linked")
+	run("web", "--network", "front", "--network-alias", "site", "--ip", "10.98.0.10", "--hostname", "webhost")
+	run("web2", "--network", "front", "--network-alias", "pair", "--ip", "10.98.0.11")
+	run("hidden", "--network", "back", "--ip", "10.98.1.10")
+	run("legacy")
+	for name, want := range map[string]string{
+		"web": "10.98.0.10", "site": "10.98.0.10", "webhost": "10.98.0.10", "web.front": "10.98.0.10", "linked": "10.98.0.10",
+		"pair": "10.98.0.11", "10.98.0.10": "web.front.", "hidden": "", "nobody": "",
+		d.do("inspect", "-f", "{{.Id}}", "web")[:12]: "10.98.0.10",
+	} {
+		if got := d.lookup("asker", name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	if got := d.do("exec", "asker", "cat", "/etc/resolv.conf"); !strings.HasPrefix(got, "nameserver 127.0.0.11\n") || !strings.Contains(got, "ndots:0") {
+		t.Errorf("resolv.conf: %q", got)
+	}
+	if got := d.do("exec", "legacy", "cat", "/etc/resolv.conf"); strings.Contains(got, "127.0.0.11") {
+		t.Errorf("resolv.conf on the default bridge: %q", got)
+	}
+
+	d.do("rename", "web", "shop")
+	if got := d.lookup("asker", "web") + "," + d.lookup("asker", "shop"); got != ",10.98.0.10" {
+		t.Errorf("old name and new: %q", got)
+	}
+	d.do("network", "connect", "--ip", "10.98.1.7", "--alias", "visitor", "back", "shop")
+	if got := d.lookup("hidden", "visitor") + "," + d.lookup("shop", "hidden"); got != "10.98.1.7,10.98.1.10" {
+		t.Errorf("after connect: %q", got)
+	}
+	if got := d.do("exec", "shop", "cat", "/etc/hosts"); !strings.Contains(got, "10.98.1.7\twebhost") {
+		t.Errorf("hosts after connect: %s", got)
+	}
+	d.do("network", "disconnect", "back", "shop")
+	if got := d.lookup("hidden", "visitor") + "," + d.lookup("shop", "hidden"); got != "," {
+		t.Errorf("after disconnect: %q", got)
+	}
+	if got := d.do("exec", "shop", "cat", "/etc/hosts"); strings.Contains(got, "10.98.1.7") {
+		t.Errorf("hosts after disconnect: %s", got)
+	}
+	d.do("network", "connect", "front", "legacy")
+	if got := d.lookup("legacy", "shop"); got != "10.98.0.10" {
+		t.Errorf("from the default bridge, connected later: %q", got)
+	}
+	d.Restart(t)
+	d.server.Close()
+	d.serve()
+	if got := d.lookup("asker", "shop"); got != "10.98.0.10" {
+		t.Errorf("after the daemon's restart: %q", got)
+	}
+	d.do("stop", "-t", "0", "shop")
+	if got := d.lookup("asker", "shop"); got != "" {
+		t.Errorf("a stopped container is at %q", got)
+	}
+}
+
+func TestLastNetworkAndTheGateway(t *testing.T) {
+	d := newDaemon(t)
+	d.do("network", "create", "--subnet", "10.97.0.0/24", "aaa")
+	d.do("run", "-d", "--name", "web", "--hostname", "webhost", "-p", "127.0.0.1:18080:80", "busybox", "httpd", "-f", "-h", "/etc")
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	reachable := func() bool {
+		answer, err := client.Get("http://127.0.0.1:18080/hostname")
+		if err != nil {
+			t.Log(err)
+			return false
+		}
+		defer answer.Body.Close()
+		text, err := io.ReadAll(answer.Body)
+		return err == nil && strings.TrimSpace(string(text)) == "webhost"
+	}
+	route := func() string { return d.do("exec", "web", "ip", "route", "show", "default") }
+	for begin := time.Now(); !reachable(); { // until the program listens
+		if time.Since(begin) > 30*time.Second {
+			t.Fatal("not reachable at first")
+		}
+	}
+	d.do("network", "connect", "aaa", "web")
+	if got := route(); !strings.Contains(got, "via 10.97.0.1") {
+		t.Errorf("default route by the first name: %s", got)
+	}
+	if !reachable() {
+		t.Error("not reachable by the second network")
+	}
+	d.do("network", "disconnect", "bridge", "web")
+	if !reachable() {
+		t.Error("not reachable without the first network")
+	}
+	d.do("network", "disconnect", "aaa", "web")
+	if got := route(); got != "" || reachable() {
+		t.Errorf("without a network: route %q, reachable", got)
+	}
+	if got := d.do("inspect", "-f", "{{len .NetworkSettings.Networks}}", "web"); got != "0" {
+		t.Errorf("networks after the last was left: %s", got)
+	}
+	d.do("network", "connect", "aaa", "web")
+	if !reachable() {
+		t.Error("not reachable once it is connected again")
+	}
+	if got := d.try("network", "disconnect", "bridge", "web"); got.code == 0 || !strings.Contains(got.err, "is not connected to network bridge") {
+		t.Errorf("disconnect from what it is not on: %+v", got)
+	}
+}
