@@ -1,12 +1,15 @@
 package builder
 
 import (
+	"archive/tar"
 	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"strconv"
 	"strings"
+
+	mode "github.com/tonistiigi/dchapes-mode"
 
 	"gantry/internal/problem"
 	"gantry/internal/tree"
@@ -68,15 +71,50 @@ func account(root *tree.Root, file, name string) (id, next int, err error) {
 	return 0, 0, problem.New(problem.NotFound, "no such name in %s of the image", file)
 }
 
-// parseChmod parses --chmod.
-func parseChmod(s string) (*int64, error) {
+// isName reports whether a user or group is given by its name.
+func isName(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 31)
+	return s != "" && err != nil
+}
+
+// chmod gives a file, or a directory, another mode.
+type chmod func(mode int64, dir bool) int64
+
+// parseChmod parses --chmod: an octal number, or a symbolic mode of chmod(1).
+// It returns nil for the empty string.
+func parseChmod(s string) (chmod, error) {
 	if s == "" {
 		return nil, nil
 	}
 	n, err := strconv.ParseUint(s, 8, 32)
-	if err != nil || n > 0o7777 {
+	if err == nil && n <= 0o7777 {
+		return func(int64, bool) int64 { return int64(n) }, nil
+	}
+	set, perr := mode.Parse(s)
+	var number *strconv.NumError
+	if err == nil || errors.As(perr, &number) {
 		return nil, problem.New(problem.Invalid, "invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", s)
 	}
-	mode := int64(n)
-	return &mode, nil
+	if perr != nil {
+		return nil, problem.New(problem.Invalid, "invalid chmod parameter: '%s': %w", s, perr)
+	}
+	return func(m int64, dir bool) int64 {
+		kind := byte(tar.TypeReg)
+		if dir {
+			kind = tar.TypeDir
+		}
+		was := (&tar.Header{Mode: m, Typeflag: kind}).FileInfo().Mode()
+		return modeBits(set.Apply(was))
+	}, nil
+}
+
+// modeBits is a mode as in tar.
+func modeBits(m fs.FileMode) int64 {
+	bits := int64(m.Perm())
+	for flag, bit := range map[fs.FileMode]int64{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
+		if m&flag != 0 {
+			bits |= bit
+		}
+	}
+	return bits
 }

@@ -25,7 +25,7 @@ type copier struct {
 	uid    int
 	gid    int
 	owned  bool      // --chown was given
-	chmod  *int64    // --chmod
+	chmod  chmod     // --chmod, or nil
 	latest time.Time // newer times are set back to it; zero: none
 	made   map[string]bool
 	before map[string]unix.Timespec // times of directories that were there
@@ -69,7 +69,7 @@ func (c *copier) put(ctx context.Context, it item, to string) (err error) {
 		}
 	}
 	if c.chmod != nil && h.Typeflag != tar.TypeSymlink {
-		h.Mode = *c.chmod
+		h.Mode = c.chmod(h.Mode, h.Typeflag == tar.TypeDir)
 	}
 	var body io.ReadCloser
 	if h.Typeflag == tar.TypeReg {
