@@ -43,6 +43,20 @@ func (l *links) close() {
 	}
 }
 
+// dumps bounds how often a list is asked for that changes while it is read.
+const dumps = 100
+
+// whole calls list until what it returns was not changed meanwhile: on a busy
+// host links come and go all the time.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range dumps {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
+}
+
 // raiseBridge creates or adopts the bridge of n and brings it up with the
 // gateway's address.
 func (l *links) raiseBridge(instance string, n *Network) error {
@@ -76,7 +90,7 @@ func (l *links) raiseBridge(instance string, n *Network) error {
 
 // onlyAddress makes want the link's one IPv4 address.
 func (l *links) onlyAddress(link netlink.Link, want netip.Prefix) error {
-	have, err := l.AddrList(link, netlink.FAMILY_V4)
+	have, err := whole(func() ([]netlink.Addr, error) { return l.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return fmt.Errorf("addresses of %s: %w", link.Attrs().Name, err)
 	}
@@ -229,7 +243,7 @@ func (l *links) remove(name string) error {
 // routed returns the subnets that the host reaches otherwise than by a default
 // route or one of the interfaces in except.
 func (l *links) routed(except func(link string) bool) ([]netip.Prefix, error) {
-	all, err := l.LinkList()
+	all, err := whole(l.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -237,7 +251,9 @@ func (l *links) routed(except func(link string) bool) ([]netip.Prefix, error) {
 	for _, link := range all {
 		ours[link.Attrs().Index] = except(link.Attrs().Name)
 	}
-	routes, err := l.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, 0)
+	routes, err := whole(func() ([]netlink.Route, error) {
+		return l.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, 0)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}

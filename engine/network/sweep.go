@@ -38,7 +38,7 @@ func (h *Host) sweep(live Live) error {
 // removeOthers removes the links named like ours that are not to be kept. Those
 // of a namespace that is just going may be gone before their turn.
 func (l *links) removeOthers(prefix string, keep map[string]bool) error {
-	all, err := l.LinkList()
+	all, err := whole(l.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
