@@ -7,8 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"gantry/internal/lockfile"
 	"gantry/internal/problem"
 )
 
@@ -19,21 +18,17 @@ func lock(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	path := filepath.Join(dir, "lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		holder, _ := os.ReadFile(path)
-		_ = f.Close()
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
+	f, err := lockfile.Take(path, 0o644)
+	if errors.Is(err, lockfile.ErrHeld) {
+		holder, _ := os.ReadFile(path) // for the message only
 		return nil, &problem.UserError{
 			Op:  "start",
 			Err: problem.New(problem.Conflict, "another gantryd (pid %s) uses %s", strings.TrimSpace(string(holder)), dir),
 			Try: "stop it with \"gantry down\", or give this one its own --instance, --data-dir, --api-listen and --http-listen",
 		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	if err := f.Truncate(0); err != nil {
 		return nil, errors.Join(err, f.Close())

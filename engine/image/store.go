@@ -44,6 +44,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
+	"gantry/internal/lockfile"
 	"gantry/internal/problem"
 )
 
@@ -124,15 +125,11 @@ func (s *Store) Close() error {
 }
 
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
+	f, err := lockfile.Take(path, 0o600)
+	if errors.Is(err, lockfile.ErrHeld) {
+		return nil, problem.New(problem.Unavailable, "image store %s is open in another process: %w", filepath.Dir(path), err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		err = problem.New(problem.Unavailable, "image store %s is open in another process: %w", filepath.Dir(path), err)
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	return f, err
 }
 
 // layerDir is the directory of a layer.
