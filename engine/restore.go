@@ -278,62 +278,6 @@ func (r *record) everStarted() bool {
 	return st.Status != dcontainer.StateCreated
 }
 
-// Check explains each violation of what the engine keeps.
-func (e *Engine) Check(ctx context.Context) []error {
-	var errs []error
-	entries, err := os.ReadDir(e.containerDir(""))
-	if err != nil {
-		errs = append(errs, err)
-	}
-	for _, entry := range entries {
-		e.mu.Lock()
-		r := e.records[entry.Name()]
-		e.mu.Unlock()
-		if r == nil {
-			errs = append(errs, fmt.Errorf("containers/%s belongs to no container", entry.Name()))
-			continue
-		}
-		if err := e.checkContainer(ctx, r); err != nil {
-			errs = append(errs, fmt.Errorf("container %s: %w", r.id, err))
-		}
-	}
-	return append(errs, e.checkSandboxes()...)
-}
-
-func (e *Engine) checkContainer(ctx context.Context, r *record) error {
-	if err := r.lock(ctx); err != nil {
-		return err
-	}
-	defer r.unlock()
-	if r.isRemoving() {
-		return nil // it went while we looked
-	}
-	disk, err := loadRecord(r.dir)
-	if err != nil {
-		return err
-	}
-	_, st := r.view()
-	if disk.st.Status != st.Status {
-		return fmt.Errorf("%s says %s, the engine %s", stateFile, disk.st.Status, st.Status)
-	}
-	runs := st.Status == dcontainer.StateRunning || st.Status == dcontainer.StatePaused
-	if this := r.running(); (this != nil) != runs {
-		return fmt.Errorf("its state is %s, and it has a process: %t", st.Status, this != nil)
-	}
-	if _, err := e.cfg.Images.LayerDirs(r.config().Layers); err != nil {
-		return fmt.Errorf("layers: %w", err)
-	}
-	for _, p := range r.config().Mounts {
-		if p.Name == "" {
-			continue
-		}
-		if _, err := e.cfg.Volumes.Path(p.Name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // addTo adds what outlived the previous process.
 func (c connection) addTo(live *network.Live, id string) {
 	if c.namespace == "" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -16,7 +17,7 @@ func doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Try what the server needs of this host, and say how to mend what is missing",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := flags.Read()
 			if err != nil {
 				return err
@@ -26,7 +27,7 @@ func doctorCommand() *cobra.Command {
 					return err
 				}
 			}
-			return diagnose(cfg)
+			return diagnose(cmd.Context(), cfg)
 		},
 	}
 	flags = settings.Register(cmd.Flags())
@@ -34,7 +35,7 @@ func doctorCommand() *cobra.Command {
 }
 
 // diagnose prints each result; the command fails if anything is missing.
-func diagnose(cfg instance.Config) error {
+func diagnose(ctx context.Context, cfg instance.Config) error {
 	failed := 0
 	for _, r := range preflight.All(cfg) {
 		if r.Err == nil {
@@ -42,14 +43,35 @@ func diagnose(cfg instance.Config) error {
 			continue
 		}
 		failed++
-		word := "warn"
-		if r.Required {
-			word = "FAIL"
-		}
-		fmt.Printf("%s  %-18s %v\n      %-18s fix: %s\n", word, r.Name, r.Err, "", r.Fix)
+		complain(r.Required, r.Name, r.Err.Error(), r.Fix)
+	}
+	var findings []finding
+	if err := askDaemon(ctx, cfg, "diagnose", &findings); err != nil {
+		failed++
+		complain(false, "network", err.Error(), "run it as root, with gantryd beside gantry")
+	} else if len(findings) == 0 {
+		fmt.Printf("ok    %-18s %s\n", "network", "nothing impairs it")
+	}
+	for _, f := range findings {
+		failed++
+		complain(f.Fatal, "network", f.Problem, f.Fix)
 	}
 	if failed > 0 {
 		return errSaid
 	}
 	return nil
+}
+
+// finding is what "gantryd diagnose" prints.
+type finding struct {
+	Problem, Fix string
+	Fatal        bool
+}
+
+func complain(fatal bool, name, problem, fix string) {
+	word := "warn"
+	if fatal {
+		word = "FAIL"
+	}
+	fmt.Printf("%s  %-18s %v\n      %-18s fix: %s\n", word, name, problem, "", fix)
 }

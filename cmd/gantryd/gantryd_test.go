@@ -118,7 +118,7 @@ func TestTheCommandsOfTheDaemon(t *testing.T) {
 	for _, c := range command().Commands() {
 		names = append(names, c.Name())
 	}
-	if got := strings.Join(names, " "); got != "purge server" {
+	if got := strings.Join(names, " "); got != "check diagnose purge server" {
 		t.Errorf("commands are %s", got)
 	}
 }

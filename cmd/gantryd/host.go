@@ -33,6 +33,8 @@ import (
 type host struct {
 	images   *image.Store
 	networks *network.Host
+	volumes  *volume.Store
+	builder  *builder.Builder
 	runtime  *container.Runtime
 	engine   *engine.Engine
 	api      *dockerapi.Handler
@@ -95,8 +97,7 @@ func (s *server) openHost() (h *host, err error) {
 	if h.networks, err = network.New(network.Config{Instance: s.cfg, Logger: logger("network")}); err != nil {
 		return h, err
 	}
-	volumes, err := volume.Open(volume.Config{Dir: filepath.Join(s.cfg.DataDir, "volumes"), Logger: logger("volume")})
-	if err != nil {
+	if h.volumes, err = volume.Open(volume.Config{Dir: filepath.Join(s.cfg.DataDir, "volumes"), Logger: logger("volume")}); err != nil {
 		return h, err
 	}
 	h.runtime, err = container.New(container.Config{RunDir: s.cfg.RunDir, Shim: shim, Cgroup: s.cfg.Cgroup(), Logger: logger("container")})
@@ -105,17 +106,17 @@ func (s *server) openHost() (h *host, err error) {
 	}
 	h.engine, err = engine.New(engine.Config{
 		Dir: s.cfg.DataDir, RunDir: s.cfg.RunDir, Images: h.images, Runtime: h.runtime,
-		Networks: h.networks, Volumes: volumes, Logger: logger("engine"),
+		Networks: h.networks, Volumes: h.volumes, Logger: logger("engine"),
 	})
 	if err != nil {
 		return h, err
 	}
-	build, err := builder.New(builder.Config{Dir: filepath.Join(s.cfg.DataDir, "build"), Images: h.images, Runner: engine.StepRunner{Engine: h.engine}, Logger: logger("builder")})
+	h.builder, err = builder.New(builder.Config{Dir: filepath.Join(s.cfg.DataDir, "build"), Images: h.images, Runner: engine.StepRunner{Engine: h.engine}, Logger: logger("builder")})
 	if err != nil {
 		return h, err
 	}
 	h.api = dockerapi.New(dockerapi.Config{
-		Engine: h.engine, Images: h.images, Builder: build, Networks: h.networks, Volumes: volumes,
+		Engine: h.engine, Images: h.images, Builder: h.builder, Networks: h.networks, Volumes: h.volumes,
 		Version: version.Version, DataDir: s.cfg.DataDir, Logger: logger("dockerapi"),
 	})
 	return h, nil

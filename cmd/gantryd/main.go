@@ -2,13 +2,15 @@
 // one host in one process.
 //
 //	gantryd server   run in the foreground, as systemd and "gantry up" do
+//	gantryd check    walk the stores of a stopped server; "gantry check" calls it
+//	gantryd diagnose look for what impairs the network; "gantry doctor" calls it
 //	gantryd purge    remove what a stopped server left on the host
 //
 // This package owns the flags and the wiring, and nothing that could be tested
 // without a server: which parts there are and in which order they start
 // (host.go, cluster.go, wait.go), how the process begins and ends (server.go,
 // lock.go, notify.go, memory.go, purge.go), and what it tells of itself
-// (status.go, ports.go).
+// (status.go, ports.go, check.go).
 package main
 
 import (
@@ -52,7 +54,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(serverCommand(), purgeCommand())
+	root.AddCommand(serverCommand(), checkCommand(), diagnoseCommand(), purgeCommand())
 	return root
 }
 

@@ -39,6 +39,7 @@ func serveVictim() int {
 	}
 	if errs := h.Engine.Check(context.Background()); len(errs) > 0 {
 		fmt.Println("check", errs)
+		return 1
 	}
 	fmt.Println("ready")
 	err = http.Serve(listener, dockerapi.New(dockerapi.Config{Engine: h.Engine, Images: h.Images, Builder: h.Builder, Networks: h.Networks, Volumes: h.Volumes}))

@@ -248,12 +248,24 @@ func (s *Store) Size(ctx context.Context, name string) (int64, error) {
 	return diskUsage(ctx, path)
 }
 
-// Check explains each violation of the layout on disk.
+// Check explains each violation of the layout on disk. What is in the middle of
+// being made or removed may be among it.
 func (s *Store) Check(ctx context.Context) []error {
 	var errs []error
+	known := map[string]bool{}
 	for _, v := range s.List(ctx) {
+		known[v.Name] = true
 		if info, err := os.Stat(v.Mountpoint); err != nil || !info.IsDir() {
 			errs = append(errs, fmt.Errorf("volume %s: its content is no directory: %w", v.Name, err))
+		}
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return append(errs, err)
+	}
+	for _, e := range entries {
+		if !known[e.Name()] {
+			errs = append(errs, fmt.Errorf("volumes/%s belongs to no volume", e.Name()))
 		}
 	}
 	return errs

@@ -54,6 +54,13 @@ func (c *Client) Ports(ctx context.Context, container string) ([]Port, error) {
 	return ports, err
 }
 
+// Check has the server walk all its stores, which reads every layer whole.
+func (c *Client) Check(ctx context.Context) ([]Violation, error) {
+	var found []Violation
+	err := c.do(ctx, http.MethodGet, "/check", &found)
+	return found, err
+}
+
 // Stop asks the server to stop. It returns when the server has begun.
 func (c *Client) Stop(ctx context.Context, containers Fate) error {
 	return c.do(ctx, http.MethodPost, "/stop?containers="+string(containers), nil)

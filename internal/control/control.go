@@ -1,13 +1,14 @@
 // Package control is what a server tells its own command line over its control
 // socket: how far its start has come, what it uses, and where it listens; and
-// the two requests that only the command line makes, to stop and to look at a
-// container's listening ports.
+// the requests that only the command line makes: to stop, to look at a
+// container's listening ports, and to check its stores.
 //
 // The protocol is HTTP with JSON on a Unix socket, RUN/gantry.sock:
 //
 //	GET  /status                 Status
 //	GET  /usage                  Usage
 //	GET  /ports?container=ID     []Port
+//	GET  /check                  []Violation
 //	POST /stop?containers=FATE   204 when the server has begun to stop
 //
 // It is private to one release: client and server are installed together.
@@ -82,6 +83,12 @@ type Port struct {
 	Port     uint16 `json:"port"`
 	Protocol string `json:"protocol"` // tcp or udp
 	Loopback bool   `json:"loopback"` // reachable from inside only
+}
+
+// Violation is one thing that a check of the stores has found wrong.
+type Violation struct {
+	Part    string `json:"part"` // images, containers, volumes, build cache
+	Problem string `json:"problem"`
 }
 
 // Progress collects the steps of a start. It is safe for concurrent use.

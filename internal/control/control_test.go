@@ -29,6 +29,10 @@ func (f *fakeServer) Ports(_ context.Context, container string) ([]Port, error) 
 	return []Port{{Port: 8080, Protocol: "tcp"}}, nil
 }
 
+func (f *fakeServer) Check(context.Context) ([]Violation, error) {
+	return []Violation{{Part: "images", Problem: "torn"}}, nil
+}
+
 func (f *fakeServer) Stop(containers Fate) { f.stopped <- containers }
 
 func TestClientAndServerAgree(t *testing.T) {
@@ -63,6 +67,9 @@ func TestClientAndServerAgree(t *testing.T) {
 	}
 	if usage, err := client.Usage(ctx); err != nil || usage.PSSBytes != 5 {
 		t.Errorf("usage = %+v, %v", usage, err)
+	}
+	if found, err := client.Check(ctx); err != nil || len(found) != 1 || found[0].Problem != "torn" {
+		t.Errorf("check = %+v, %v", found, err)
 	}
 	if err := client.Stop(ctx, Kill); err != nil {
 		t.Fatal(err)

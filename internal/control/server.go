@@ -14,6 +14,7 @@ type Server interface {
 	Status() Status
 	Usage(ctx context.Context) (Usage, error)
 	Ports(ctx context.Context, container string) ([]Port, error)
+	Check(ctx context.Context) ([]Violation, error)
 	// Stop begins to stop the server and returns at once.
 	Stop(containers Fate)
 }
@@ -31,6 +32,10 @@ func Handler(s Server) http.Handler {
 	mux.HandleFunc("GET /ports", func(w http.ResponseWriter, r *http.Request) {
 		ports, err := s.Ports(r.Context(), r.FormValue("container"))
 		reply(w, ports, err)
+	})
+	mux.HandleFunc("GET /check", func(w http.ResponseWriter, r *http.Request) {
+		found, err := s.Check(r.Context())
+		reply(w, found, err)
 	})
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {
 		switch fate := Fate(r.FormValue("containers")); fate {

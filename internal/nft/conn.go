@@ -149,3 +149,17 @@ func (c *Conn) Delete(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Differs reads the table from the kernel and tells whether Apply of want would
+// change it. It changes nothing.
+func (c *Conn) Differs(ctx context.Context, want *Table) (bool, error) {
+	if err := c.take(ctx); err != nil {
+		return false, err
+	}
+	defer c.release()
+	have, err := c.load()
+	if err != nil {
+		return false, errors.Join(err, c.nl.Close(), c.dial())
+	}
+	return !diff(have, want).isEmpty(), nil
+}

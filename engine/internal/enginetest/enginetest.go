@@ -149,10 +149,13 @@ func (h *Host) Restart(t testing.TB) {
 	h.Check(t)
 }
 
-// Check fails the test for each violation that the engine finds in its state.
+// Check fails the test for each violation that the engine, the volumes and the
+// build cache find in their state.
 func (h *Host) Check(t testing.TB) {
 	t.Helper()
-	for _, err := range h.Engine.Check(context.Background()) {
+	errs := h.Engine.Check(context.Background())
+	errs = append(errs, h.Volumes.Check(context.Background())...)
+	for _, err := range append(errs, h.Builder.Check()...) {
 		t.Errorf("check: %v", err)
 	}
 }
