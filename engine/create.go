@@ -107,7 +107,15 @@ func (e *Engine) resolve(req CreateRequest, img image.Image) (*config, []string,
 	if _, err := capabilitiesFor(&host, e.capabilities); err != nil {
 		return nil, nil, err
 	}
-	warnings := applyDefaults(&host)
+	limits, err := e.cfg.Runtime.Features()
+	if err != nil {
+		return nil, nil, err
+	}
+	warnings, err := fitToHost(&host.Resources, limits)
+	if err != nil {
+		return nil, nil, err
+	}
+	warnings = append(warnings, applyDefaults(&host)...)
 	cfg := &config{
 		Version: recordVersion, ID: newID(), Created: time.Now().UTC(), Image: img.ID, Layers: img.Layers,
 		Config: c, HostConfig: &host, Sandbox: req.Sandbox, Annotations: req.Annotations,

@@ -209,21 +209,17 @@ func TestMergeImage(t *testing.T) {
 }
 
 func TestWhatIsNotSupportedIsNamed(t *testing.T) {
-	yes, percent := true, int64(50)
+	yes := true
 	for field, h := range map[string]dcontainer.HostConfig{
-		"HostConfig.Links":              {Links: []string{"a:b"}},
-		"HostConfig.StorageOpt":         {StorageOpt: map[string]string{"size": "1g"}},
-		"HostConfig.Init":               {Init: &yes},
-		"HostConfig.BlkioWeight":        {Resources: dcontainer.Resources{BlkioWeight: 10}},
-		"HostConfig.OomKillDisable":     {Resources: dcontainer.Resources{OomKillDisable: &yes}},
-		"HostConfig.MemorySwappiness":   {Resources: dcontainer.Resources{MemorySwappiness: &percent}},
-		"HostConfig.DeviceRequests":     {Resources: dcontainer.Resources{DeviceRequests: []dcontainer.DeviceRequest{{}}}},
-		"HostConfig.IpcMode":            {IpcMode: "shareable"},
-		"HostConfig.Cgroup":             {Cgroup: "container:x"},
-		"log driver \"syslog\"":         {LogConfig: dcontainer.LogConfig{Type: "syslog"}},
-		"log opt 'labels'":              {LogConfig: dcontainer.LogConfig{Type: "json-file", Config: map[string]string{"labels": "x"}}},
-		"HostConfig.Mounts.Type image":  {Mounts: []dmount.Mount{{Type: dmount.TypeImage}}},
-		"HostConfig.CpuRealtimeRuntime": {Resources: dcontainer.Resources{CPURealtimeRuntime: 1}},
+		"HostConfig.Links":             {Links: []string{"a:b"}},
+		"HostConfig.StorageOpt":        {StorageOpt: map[string]string{"size": "1g"}},
+		"HostConfig.Init":              {Init: &yes},
+		"HostConfig.DeviceRequests":    {Resources: dcontainer.Resources{DeviceRequests: []dcontainer.DeviceRequest{{}}}},
+		"HostConfig.IpcMode":           {IpcMode: "shareable"},
+		"HostConfig.Cgroup":            {Cgroup: "container:x"},
+		"log driver \"syslog\"":        {LogConfig: dcontainer.LogConfig{Type: "syslog"}},
+		"log opt 'labels'":             {LogConfig: dcontainer.LogConfig{Type: "json-file", Config: map[string]string{"labels": "x"}}},
+		"HostConfig.Mounts.Type image": {Mounts: []dmount.Mount{{Type: dmount.TypeImage}}},
 	} {
 		if err := validateHost(&h); !errors.Is(err, problem.Unsupported) || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s: %v", field, err)
@@ -247,7 +243,9 @@ func TestBadHostConfigs(t *testing.T) {
 		"invalid PID mode":                                      {PidMode: "strange"},
 		"not allowed in host network":                           {NetworkMode: "host", Sysctls: map[string]string{"net.x": "1"}},
 		"is not in a separate kernel":                           {Sysctls: map[string]string{"vm.swappiness": "1"}},
-		"must be relative":                                      {Resources: dcontainer.Resources{CgroupParent: "/x"}},
+		"must be without":                                       {Resources: dcontainer.Resources{CgroupParent: "/x/../y"}},
+		"valid memory swappiness range is 0-100":                {Resources: dcontainer.Resources{MemorySwappiness: pointer(int64(101))}},
+		"Range of blkio weight is from 10 to 1000":              {Resources: dcontainer.Resources{BlkioWeight: 5}},
 		"You should always set the Memory limit when using":     {Resources: dcontainer.Resources{MemorySwap: 1 << 30}},
 		"Minimum memoryswap limit should be larger than memory": {Resources: dcontainer.Resources{Memory: 1 << 30, MemorySwap: 1 << 20}},
 		"unknown or invalid runtime name: kata":                 {Runtime: "kata"},

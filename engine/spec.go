@@ -57,7 +57,6 @@ func buildSpec(cfg *config, in surroundings) (*specs.Spec, error) {
 		Linux: &specs.Linux{
 			Namespaces:    namespaces(h, in),
 			CgroupsPath:   filepath.Join(in.cgroup, cfg.ID),
-			Resources:     resources(&h.Resources),
 			MaskedPaths:   h.MaskedPaths,
 			ReadonlyPaths: h.ReadonlyPaths,
 			Sysctl:        h.Sysctls,
@@ -67,14 +66,16 @@ func buildSpec(cfg *config, in surroundings) (*specs.Spec, error) {
 	if spec.Process.Cwd == "" {
 		spec.Process.Cwd = "/"
 	}
-	if h.OomScoreAdj != 0 {
-		spec.Process.OOMScoreAdj = &h.OomScoreAdj
-	}
+	// Always: else it would be the daemon's own, which is protected.
+	spec.Process.OOMScoreAdj = &h.OomScoreAdj
 	if c.Tty && h.ConsoleSize != [2]uint{} {
 		spec.Process.ConsoleSize = &specs.Box{Height: h.ConsoleSize[0], Width: h.ConsoleSize[1]}
 	}
 	if in.uts == "" && !h.UTSMode.IsHost() {
 		spec.Hostname, spec.Domainname = in.hostname, c.Domainname
+	}
+	if spec.Linux.Resources, err = resources(&h.Resources); err != nil {
+		return nil, err
 	}
 	if err := addDevices(spec, h); err != nil {
 		return nil, err
@@ -141,47 +142,6 @@ func namespaces(h *dcontainer.HostConfig, in surroundings) []specs.LinuxNamespac
 		list = append(list, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	return list
-}
-
-// resources translates the limits, without the devices.
-func resources(r *dcontainer.Resources) *specs.LinuxResources {
-	out := &specs.LinuxResources{}
-	if r.Memory != 0 || r.MemoryReservation != 0 || r.MemorySwap != 0 {
-		out.Memory = &specs.LinuxMemory{}
-		for field, value := range map[**int64]int64{
-			&out.Memory.Limit: r.Memory, &out.Memory.Reservation: r.MemoryReservation, &out.Memory.Swap: r.MemorySwap,
-		} {
-			if value != 0 {
-				*field = &value
-			}
-		}
-	}
-	out.CPU = cpuLimits(r)
-	if r.PidsLimit != nil && *r.PidsLimit != 0 {
-		limit := *r.PidsLimit
-		out.Pids = &specs.LinuxPids{Limit: &limit}
-	}
-	return out
-}
-
-func cpuLimits(r *dcontainer.Resources) *specs.LinuxCPU {
-	cpu := &specs.LinuxCPU{Cpus: r.CpusetCpus, Mems: r.CpusetMems}
-	if r.CPUShares != 0 {
-		shares := uint64(r.CPUShares)
-		cpu.Shares = &shares
-	}
-	quota, period := r.CPUQuota, uint64(r.CPUPeriod)
-	if r.NanoCPUs > 0 {
-		period = 100_000 // microseconds
-		quota = r.NanoCPUs * int64(period) / 1e9
-	}
-	if quota != 0 {
-		cpu.Quota = &quota
-	}
-	if period != 0 {
-		cpu.Period = &period
-	}
-	return cpu
 }
 
 // addMounts lists what is mounted over the root file system, parents first.

@@ -8,9 +8,11 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/moby/moby/api/types/blkiodev"
 	dcontainer "github.com/moby/moby/api/types/container"
 	devents "github.com/moby/moby/api/types/events"
 	dvolume "github.com/moby/moby/api/types/volume"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"gantry/engine/volume"
 	"gantry/internal/problem"
@@ -29,16 +31,31 @@ func (e *Engine) Update(ctx context.Context, ref string, u dcontainer.UpdateConf
 	defer r.unlock()
 	old := r.config()
 	host := *old.HostConfig
+	limits, err := e.cfg.Runtime.Features()
+	if err != nil {
+		return nil, err
+	}
+	if warnings, err = fitToHost(&u.Resources, limits); err != nil {
+		return nil, err
+	}
 	if err := mergeUpdate(&host, u); err != nil {
 		return nil, err
 	}
 	if err := validateHost(&host); err != nil {
 		return nil, err
 	}
+	change, err := resources(&host.Resources)
+	if err != nil {
+		return nil, err
+	}
+	if p := u.PidsLimit; p != nil && *p <= 0 {
+		unlimited := int64(-1)
+		change.Pids = &specs.LinuxPids{Limit: &unlimited}
+	}
 	cfg := *old
 	cfg.HostConfig = &host
 	if this := r.running(); this != nil {
-		if err := this.proc.Update(ctx, resources(&host.Resources)); err != nil {
+		if err := this.proc.Update(ctx, change); err != nil {
 			return nil, fmt.Errorf("cannot update container %s: %w", r.id, err)
 		}
 	}
@@ -46,7 +63,7 @@ func (e *Engine) Update(ctx context.Context, ref string, u dcontainer.UpdateConf
 		return nil, err
 	}
 	e.emit(r, devents.ActionUpdate, nil)
-	return nil, nil
+	return warnings, nil
 }
 
 // mergeUpdate applies what u sets, and refuses what cannot be changed.
@@ -54,33 +71,52 @@ func mergeUpdate(h *dcontainer.HostConfig, u dcontainer.UpdateConfig) error {
 	if len(u.Devices) > 0 || len(u.DeviceCgroupRules) > 0 || len(u.Ulimits) > 0 || u.CgroupParent != "" {
 		return unsupported("updating Devices, DeviceCgroupRules, Ulimits or CgroupParent")
 	}
-	// The rest of Resources is refused by validateHost when it is set.
-	copyOf := u.Resources
+	if err := checkCPUUpdate(&h.Resources, &u.Resources); err != nil {
+		return err
+	}
+	new := u.Resources
 	merged := h.Resources
 	for _, f := range []struct{ to, from *int64 }{
-		{&merged.CPUShares, &copyOf.CPUShares}, {&merged.Memory, &copyOf.Memory}, {&merged.NanoCPUs, &copyOf.NanoCPUs},
-		{&merged.CPUPeriod, &copyOf.CPUPeriod}, {&merged.CPUQuota, &copyOf.CPUQuota},
-		{&merged.MemoryReservation, &copyOf.MemoryReservation}, {&merged.MemorySwap, &copyOf.MemorySwap},
-		{&merged.CPURealtimePeriod, &copyOf.CPURealtimePeriod}, {&merged.CPURealtimeRuntime, &copyOf.CPURealtimeRuntime},
+		{&merged.CPUShares, &new.CPUShares}, {&merged.Memory, &new.Memory}, {&merged.NanoCPUs, &new.NanoCPUs},
+		{&merged.CPUPeriod, &new.CPUPeriod}, {&merged.CPUQuota, &new.CPUQuota},
+		{&merged.MemoryReservation, &new.MemoryReservation}, {&merged.MemorySwap, &new.MemorySwap},
+		{&merged.CPURealtimePeriod, &new.CPURealtimePeriod}, {&merged.CPURealtimeRuntime, &new.CPURealtimeRuntime},
 	} {
 		if *f.from != 0 {
 			*f.to = *f.from
 		}
 	}
-	if copyOf.Memory != 0 && copyOf.MemorySwap == 0 && h.MemorySwap > 0 && copyOf.Memory > h.MemorySwap {
+	if new.Memory != 0 && new.MemorySwap == 0 && h.MemorySwap > 0 && new.Memory > h.MemorySwap {
 		return invalid("Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time")
 	}
-	if copyOf.CpusetCpus != "" {
-		merged.CpusetCpus = copyOf.CpusetCpus
+	if new.CpusetCpus != "" {
+		merged.CpusetCpus = new.CpusetCpus
 	}
-	if copyOf.CpusetMems != "" {
-		merged.CpusetMems = copyOf.CpusetMems
+	if new.CpusetMems != "" {
+		merged.CpusetMems = new.CpusetMems
 	}
-	if copyOf.PidsLimit != nil {
-		merged.PidsLimit = copyOf.PidsLimit
+	if new.PidsLimit != nil {
+		merged.PidsLimit = new.PidsLimit
 	}
-	if copyOf.BlkioWeight != 0 {
-		merged.BlkioWeight = copyOf.BlkioWeight
+	if new.MemorySwappiness != nil {
+		merged.MemorySwappiness = new.MemorySwappiness
+	}
+	if new.OomKillDisable != nil {
+		merged.OomKillDisable = new.OomKillDisable
+	}
+	if new.BlkioWeight != 0 {
+		merged.BlkioWeight = new.BlkioWeight
+	}
+	if len(new.BlkioWeightDevice) > 0 {
+		merged.BlkioWeightDevice = new.BlkioWeightDevice
+	}
+	for _, f := range []struct{ to, from *[]*blkiodev.ThrottleDevice }{
+		{&merged.BlkioDeviceReadBps, &new.BlkioDeviceReadBps}, {&merged.BlkioDeviceWriteBps, &new.BlkioDeviceWriteBps},
+		{&merged.BlkioDeviceReadIOps, &new.BlkioDeviceReadIOps}, {&merged.BlkioDeviceWriteIOps, &new.BlkioDeviceWriteIOps},
+	} {
+		if len(*f.from) > 0 {
+			*f.to = *f.from
+		}
 	}
 	h.Resources = merged
 	if u.RestartPolicy.Name == "" {
@@ -90,6 +126,24 @@ func mergeUpdate(h *dcontainer.HostConfig, u dcontainer.UpdateConfig) error {
 		return invalid("Restart policy cannot be updated because AutoRemove is enabled for the container")
 	}
 	h.RestartPolicy = u.RestartPolicy
+	return nil
+}
+
+// checkCPUUpdate refuses one kind of CPU limit where the other is set.
+func checkCPUUpdate(old, new *dcontainer.Resources) error {
+	for _, c := range []struct {
+		conflict     bool
+		wanted, have string
+	}{
+		{new.NanoCPUs > 0 && old.CPUPeriod > 0, "Nano CPUs", "CPU Period"},
+		{new.NanoCPUs > 0 && old.CPUQuota > 0, "Nano CPUs", "CPU Quota"},
+		{new.CPUPeriod > 0 && old.NanoCPUs > 0, "CPU Period", "NanoCPUs"},
+		{new.CPUQuota > 0 && old.NanoCPUs > 0, "CPU Quota", "NanoCPUs"},
+	} {
+		if c.conflict {
+			return invalid("Conflicting options: %s cannot be updated as %s has already been set", c.wanted, c.have)
+		}
+	}
 	return nil
 }
 

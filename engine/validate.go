@@ -3,7 +3,6 @@ package engine
 import (
 	"path"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,8 +24,6 @@ func invalid(format string, args ...any) error {
 func unsupported(field string) error {
 	return problem.New(problem.Unsupported, "%s is not supported by this version of Gantry", field)
 }
-
-const minMemory = 6 << 20 // the reference's
 
 var validHostname = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?$`)
 
@@ -78,7 +75,7 @@ func validateHealth(h *dcontainer.HealthConfig) error {
 // validateHost refuses what is wrong or not supported in the other half.
 func validateHost(h *dcontainer.HostConfig) error {
 	checks := []func(*dcontainer.HostConfig) error{
-		refuseFields, validateModes, validateResources, validateLog, validateRestart, validatePorts, validateSysctls,
+		refuseFields, validateModes, validateLimits, validateLog, validateRestart, validatePorts, validateSysctls,
 	}
 	for _, check := range checks {
 		if err := check(h); err != nil {
@@ -100,21 +97,8 @@ func refuseFields(h *dcontainer.HostConfig) error {
 		{len(h.StorageOpt) > 0, "StorageOpt"},
 		{h.Init != nil && *h.Init, "Init"},
 		{!h.Isolation.IsDefault(), "Isolation"},
-		{h.BlkioWeight != 0, "BlkioWeight"},
-		{len(h.BlkioWeightDevice) > 0, "BlkioWeightDevice"},
-		{len(h.BlkioDeviceReadBps) > 0, "BlkioDeviceReadBps"},
-		{len(h.BlkioDeviceWriteBps) > 0, "BlkioDeviceWriteBps"},
-		{len(h.BlkioDeviceReadIOps) > 0, "BlkioDeviceReadIOps"},
-		{len(h.BlkioDeviceWriteIOps) > 0, "BlkioDeviceWriteIOps"},
-		{h.CPURealtimePeriod != 0, "CpuRealtimePeriod"},
-		{h.CPURealtimeRuntime != 0, "CpuRealtimeRuntime"},
 		{len(h.DeviceRequests) > 0, "DeviceRequests"},
-		{h.OomKillDisable != nil && *h.OomKillDisable, "OomKillDisable"},
-		{h.MemorySwappiness != nil && *h.MemorySwappiness != -1, "MemorySwappiness"},
 		{h.CPUCount != 0, "CpuCount"},
-		{h.CPUPercent != 0, "CpuPercent"},
-		{h.IOMaximumIOps != 0, "IOMaximumIOps"},
-		{h.IOMaximumBandwidth != 0, "IOMaximumBandwidth"},
 	} {
 		if f.set {
 			return unsupported("HostConfig." + f.name)
@@ -153,45 +137,6 @@ func validateModes(h *dcontainer.HostConfig) error {
 		return invalid("invalid cgroup namespace mode: %v", h.CgroupnsMode)
 	case h.NetworkMode.IsContainer() && h.NetworkMode.ConnectedContainer() == "":
 		return invalid("invalid container format container:<name|id>")
-	}
-	return nil
-}
-
-func validateResources(h *dcontainer.HostConfig) error {
-	switch {
-	case h.Memory != 0 && h.Memory < minMemory:
-		return invalid("Minimum memory limit allowed is 6MB")
-	case h.MemoryReservation != 0 && h.MemoryReservation < minMemory:
-		return invalid("Minimum memory reservation allowed is 6MB")
-	case h.Memory > 0 && h.MemoryReservation > h.Memory:
-		return invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
-	case h.MemorySwap < -1:
-		return invalid("Invalid memory swap limit: %d", h.MemorySwap)
-	case h.Memory == 0 && h.MemorySwap > 0:
-		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
-	case h.MemorySwap > 0 && h.MemorySwap < h.Memory:
-		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
-	case h.NanoCPUs > 0 && (h.CPUPeriod > 0 || h.CPUQuota > 0):
-		return invalid("Conflicting options: Nano CPUs and CPU Period or CPU Quota cannot both be set.")
-	case h.NanoCPUs < 0 || h.NanoCPUs > int64(runtime.NumCPU())*1e9:
-		return invalid("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", runtime.NumCPU(), runtime.NumCPU())
-	case h.CPUShares < 0:
-		return invalid("invalid CPU shares (%d): value must be a positive integer", h.CPUShares)
-	case h.CPUPeriod != 0 && (h.CPUPeriod < 1000 || h.CPUPeriod > 1000000):
-		return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
-	case h.CPUQuota > 0 && h.CPUQuota < 1000:
-		return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
-		return invalid("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
-	case h.ShmSize < 0:
-		return invalid("SHM size can not be less than 0")
-	case strings.Contains(h.CgroupParent, ".."), strings.HasPrefix(h.CgroupParent, "/"):
-		return invalid("CgroupParent %q must be relative, without \"..\"", h.CgroupParent)
-	}
-	for _, u := range h.Ulimits {
-		if _, err := units.ParseUlimit(u.String()); err != nil {
-			return invalid("%w", err)
-		}
 	}
 	return nil
 }

@@ -76,13 +76,16 @@ func (r *Runtime) Create(ctx context.Context, s Spec) (*Container, error) {
 // deleteTimeout bounds the clean-up after a failed Create.
 const deleteTimeout = 30 * time.Second
 
-// groupName is the container's cgroup, relative to the hierarchies' roots.
+// groupName is the container's cgroup, from the hierarchies' roots.
 func (r *Runtime) groupName(s *Spec) string {
 	name := s.OCI.Linux.CgroupsPath
 	if name == "" {
 		name = s.ID
 	}
-	return path.Join("/", r.cfg.Cgroup, path.Clean("/"+name))
+	if path.IsAbs(name) && path.Clean(name) != "/" {
+		return path.Clean(name)
+	}
+	return r.groupPath(name)
 }
 
 func (r *Runtime) newContainer(st state, group *cgroup.Group) *Container {

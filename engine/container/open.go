@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"gantry/engine/container/cgroup"
 	"gantry/engine/container/wire"
 	"gantry/internal/problem"
 )
@@ -128,6 +129,22 @@ func (c *Container) shimLost(ctx context.Context) error {
 	return nil
 }
 
+// Features is what a host's cgroups can limit.
+type Features = cgroup.Features
+
+// Features is what this host's cgroups can limit. It is asked once.
+func (r *Runtime) Features() (Features, error) { return r.features() }
+
+func (r *Runtime) lookAtFeatures() (cgroup.Features, error) {
+	group := r.host.Group(r.groupPath(""))
+	if r.host.Pure() { // whose root has no limits, nor their files
+		if err := group.Create(&cgroup.Limits{SkipDevices: true}); err != nil {
+			return cgroup.Features{}, err
+		}
+	}
+	return group.Features(), nil
+}
+
 // Sweep kills and removes what an earlier life left: all shims, cgroups and
 // sockets but those of the containers that are open and of the groups named.
 // To be called when every container that is to live on has been opened.
@@ -144,7 +161,7 @@ func (r *Runtime) Sweep(ctx context.Context, groups []string) error {
 	}
 	r.mu.Unlock()
 	for _, g := range groups {
-		keep = append(keep, path.Join("/", r.cfg.Cgroup, path.Clean("/"+g)))
+		keep = append(keep, r.groupPath(g))
 	}
 	errs := []error{r.sweepStates(ctx, open)}
 	names, err := r.host.List(r.cfg.Cgroup)

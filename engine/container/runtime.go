@@ -50,6 +50,7 @@ type Runtime struct {
 	host     *cgroup.Host
 	limits   plan.Limits
 	compiler seccomp.Compiler
+	features func() (cgroup.Features, error)
 	stderr   *os.File // what shims are given; opened on first use, with mu
 	null     *os.File
 
@@ -83,6 +84,7 @@ func New(cfg Config) (*Runtime, error) {
 	}
 	r := &Runtime{cfg: cfg, log: log, host: host, limits: limits, containers: map[string]*Container{}}
 	r.compiler.Dir = r.path("")
+	r.features = sync.OnceValues(r.lookAtFeatures)
 	return r, nil
 }
 

@@ -16,7 +16,7 @@ type Spec struct {
 	Dir string // the container's directory, which exists; the exit record goes here
 
 	// OCI is the runtime-spec configuration. Linux.CgroupsPath is relative to
-	// Config.Cgroup; empty means ID. A field that is not supported is refused
+	// Config.Cgroup unless it begins with a slash; empty means ID. A field that is not supported is refused
 	// by name. Process.Terminal asks for a terminal.
 	OCI *specs.Spec
 

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/engine"
+	"gantry/engine/container"
 )
 
 func (c *call) ping() error {
@@ -75,10 +76,15 @@ func (c *call) info() error {
 	if err != nil {
 		return err
 	}
+	limits, err := c.cfg.Engine.Limits()
+	if err != nil {
+		return err
+	}
 	out := dsystem.Info{
 		ID: "gantry", Images: len(images), Driver: engine.StorageDriver,
 		DriverStatus: [][2]string{{"Backing", "overlayfs"}},
-		MemoryLimit:  true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true, PidsLimit: true,
+		MemoryLimit:  limits.Memory, SwapLimit: limits.Swap, OomKillDisable: limits.OOMKillDisable, PidsLimit: limits.Pids,
+		CPUCfsPeriod: limits.CPUQuota, CPUCfsQuota: limits.CPUQuota, CPUShares: limits.CPUShares, CPUSet: limits.Cpuset,
 		IPv4Forwarding: true, SystemTime: time.Now().Format(time.RFC3339Nano), LoggingDriver: "json-file",
 		CgroupDriver: "cgroupfs", CgroupVersion: cgroupVersion(), KernelVersion: kernelVersion(),
 		OperatingSystem: operatingSystem(), OSType: runtime.GOOS, Architecture: machine(), NCPU: runtime.NumCPU(), MemTotal: int64(memory),
@@ -90,7 +96,7 @@ func (c *call) info() error {
 		SecurityOptions: []string{"name=seccomp,profile=builtin"},
 		Plugins:         dsystem.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"}},
 		RegistryConfig:  &dregistry.ServiceConfig{IndexConfigs: map[string]*dregistry.IndexInfo{}},
-		CDISpecDirs:     []string{}, Warnings: []string{},
+		CDISpecDirs:     []string{}, Warnings: limitWarnings(limits),
 		FirewallBackend: &dsystem.FirewallInfo{Driver: "nftables"},
 	}
 	if out.Name, err = os.Hostname(); err != nil {
@@ -108,6 +114,25 @@ func (c *call) info() error {
 		}
 	}
 	return c.answer(http.StatusOK, out)
+}
+
+// limitWarnings says what this host's cgroups cannot limit, in the reference's words.
+func limitWarnings(f container.Features) []string {
+	warnings := []string{}
+	for _, w := range []struct {
+		has  bool
+		what string
+	}{
+		{f.Memory, "memory limit"}, {f.Swap, "swap limit"}, {f.OOMKillDisable || cgroupVersion() == "2", "oom kill disable"},
+		{f.CPUQuota, "cpu cfs quota"}, {f.CPUQuota, "cpu cfs period"}, {f.CPUShares, "cpu shares"}, {f.Cpuset, "cpuset"},
+		{f.ReadBps, "blkio throttle.read_bps_device"}, {f.WriteBps, "blkio throttle.write_bps_device"},
+		{f.ReadIOps, "blkio throttle.read_iops_device"}, {f.WriteIOps, "blkio throttle.write_iops_device"},
+	} {
+		if !w.has {
+			warnings = append(warnings, "WARNING: No "+w.what+" support")
+		}
+	}
+	return warnings
 }
 
 func cgroupVersion() string {

@@ -130,3 +130,15 @@ func TestListIsChildrenFirst(t *testing.T) {
 		t.Errorf("listed %v, %v of nothing", names, err)
 	}
 }
+
+func TestTheHostIsNotKilled(t *testing.T) {
+	h := &Host{Unified: "/sys/fs/cgroup"}
+	for name, pids := range map[string][]int{"/": {1 << 30}, "": {1 << 30}, "a/..": {1 << 30}, "/ours": {1 << 30, os.Getpid()}} {
+		if err := h.Group(name).checkKill(pids); !errors.Is(err, problem.Invalid) {
+			t.Errorf("%q with %d: %v", name, pids, err)
+		}
+	}
+	if err := h.Group("/container").checkKill([]int{1 << 30}); err != nil {
+		t.Error(err)
+	}
+}

@@ -108,8 +108,11 @@ func (g *Group) Create(r *cgroups.Resources) error {
 	if err != nil {
 		return err
 	}
+	if err := g.shareRealtime(r); err != nil {
+		return err // the library sets it while it makes the group
+	}
 	if err := m.Apply(-1); err != nil {
-		return fmt.Errorf("make cgroup %s: %w", g.name, err)
+		return limitError(g.name, err)
 	}
 	if u := g.unified(); u != "" && !g.host.Pure() {
 		// The library leaves a second hierarchy to luck.
@@ -129,8 +132,37 @@ func (g *Group) Set(r *cgroups.Resources) error {
 	if err != nil {
 		return err
 	}
+	if err := g.shareRealtime(r); err != nil {
+		return err
+	}
 	if err := m.Set(r); err != nil {
 		return limitError(g.name, err)
+	}
+	return nil
+}
+
+// shareRealtime lets the groups above this one use all the realtime that the
+// hierarchy has: a group begins with none, and can give away no more than it has.
+func (g *Group) shareRealtime(r *cgroups.Resources) error {
+	const file = "cpu.rt_runtime_us"
+	if r.CpuRtRuntime == 0 || g.host.V1["cpu"] == "" {
+		return nil
+	}
+	all := text(path.Join(g.host.V1["cpu"], file))
+	for i, c := range g.name {
+		if c != '/' || i == 0 {
+			continue
+		}
+		dir := path.Join(g.host.V1["cpu"], g.name[:i])
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if text(path.Join(dir, file)) != "0" {
+			continue // somebody has decided on a share
+		}
+		if err := os.WriteFile(path.Join(dir, file), []byte(all), 0); err != nil {
+			return limitError(g.name[:i], err)
+		}
 	}
 	return nil
 }
@@ -208,7 +240,8 @@ func (g *Group) Frozen() bool {
 	return err == nil && state == cgroups.Frozen
 }
 
-// Kill kills all processes of the group and waits until they have ended.
+// Kill kills all processes of the group and waits until they have ended. It
+// refuses a group that this process is in, or that has all the host's.
 func (g *Group) Kill(ctx context.Context) error {
 	// More than once, because what forks meanwhile is not in the first list. A
 	// frozen v1 group dies only when it is thawed, and a fork bomb is caught by
@@ -216,6 +249,9 @@ func (g *Group) Kill(ctx context.Context) error {
 	for round := 0; ; round++ {
 		pids, err := g.Pids()
 		if err != nil || len(pids) == 0 {
+			return err
+		}
+		if err := g.checkKill(pids); err != nil {
 			return err
 		}
 		if round > 0 {
@@ -233,6 +269,14 @@ func (g *Group) Kill(ctx context.Context) error {
 			return fmt.Errorf("kill cgroup %s: %w", g.name, err)
 		}
 	}
+}
+
+// checkKill keeps a mistaken name from ending the host.
+func (g *Group) checkKill(pids []int) error {
+	if g.name == "/" || slices.Contains(pids, os.Getpid()) {
+		return problem.New(problem.Invalid, "cgroup %s is not a container's: its processes are not killed", g.name)
+	}
+	return nil
 }
 
 // signalAll kills pids and returns a pidfd of each that was there.
