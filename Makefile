@@ -1,6 +1,6 @@
 # Gantry: build, try, test and measure.
 #
-#   make        builds the five programs into bin/
+#   make        builds the six programs into bin/
 #   make demo   starts Gantry, pushes examples/hello and proves it
 #   make test   installs what the tests need and runs all of them, as root
 #   make lint   gofmt, go vet, staticcheck
@@ -12,7 +12,7 @@ BIN      := $(CURDIR)/bin
 VERSION  ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X gantry/internal/version.Version=$(VERSION) \
 	-X github.com/docker/cli/cli/version.Version=29.9.3 -X k8s.io/component-base/version.gitVersion=v1.36.3
-PROGRAMS := gantry gantryd gantry-shim gantry-kubectl gantry-docker
+PROGRAMS := gantry gantryd gantry-shim gantry-oci gantry-kubectl gantry-docker
 
 # One set of flags for all that is not race-tested, so that it is compiled once.
 export GOFLAGS := $(filter-out -trimpath,$(GOFLAGS)) -trimpath

@@ -186,9 +186,9 @@ func TestCreateFailsWhole(t *testing.T) {
 		"memory that is too little":     {with(func(s *Spec) { s.OCI.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "999"}} }), nil, "cgroup"},
 		"an unknown capability":         {with(func(s *Spec) { s.OCI.Process.Capabilities.Bounding = []string{"CAP_NONE"} }), problem.Invalid, "CAP_NONE"},
 		"hooks":                         {with(func(s *Spec) { s.OCI.Hooks = &specs.Hooks{} }), problem.Unsupported, "hooks"},
-		"a time namespace": {with(func(s *Spec) {
-			s.OCI.Linux.Namespaces = append(s.OCI.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
-		}), problem.Unsupported, "time"},
+		"a user namespace by path": {with(func(s *Spec) {
+			s.OCI.Linux.Namespaces = append(s.OCI.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/proc/self/ns/user"})
+		}), problem.Unsupported, "user namespace by path"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

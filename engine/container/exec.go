@@ -48,7 +48,7 @@ func (c *Container) Exec(ctx context.Context, s ExecSpec) (*Exec, error) {
 		return nil, err
 	}
 	p := c.r.planner(c.group, filter)
-	process, err := p.Exec(&s.Process, c.state.Namespaces)
+	process, err := p.Exec(&s.Process, nil, c.state.Namespaces)
 	if err != nil {
 		return nil, err
 	}

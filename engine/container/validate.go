@@ -3,6 +3,9 @@ package container
 import (
 	"path/filepath"
 	"regexp"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"gantry/engine/container/plan"
 	"gantry/internal/problem"
@@ -28,5 +31,29 @@ func validate(s *Spec) error {
 	case s.Log.Format != "" && s.Log.Format != LogNone && s.Log.Format != LogJSON && s.Log.Format != LogCRI:
 		return invalid("log format %q", s.Log.Format)
 	}
-	return plan.Validate(s.OCI)
+	if err := plan.Validate(s.OCI); err != nil {
+		return err
+	}
+	return refuse(s.OCI)
+}
+
+// refuse names the first field that gantry-oci honours and a shim, which has no
+// part in it, does not; no client of the engine can ask for one.
+func refuse(o *specs.Spec) error {
+	l := o.Linux
+	fields := []struct {
+		set  bool
+		name string
+	}{
+		{o.Hooks != nil, "hooks"},
+		{l.Seccomp != nil && l.Seccomp.ListenerPath != "", "linux.seccomp.listenerPath"},
+		{slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace && n.Path != "" }),
+			"a user namespace by path"},
+	}
+	for _, f := range fields {
+		if f.set {
+			return problem.New(problem.Unsupported, "%s is not supported", f.name)
+		}
+	}
+	return nil
 }

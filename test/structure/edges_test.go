@@ -168,6 +168,7 @@ func TestUpstreamsOwnServersStayOut(t *testing.T) {
 func TestClientsStayLight(t *testing.T) {
 	heavy := map[string][]string{
 		"gantry/cmd/gantry":      {"k8s.io", "go.etcd.io", "github.com/docker/cli", "gantry/engine", "gantry/cluster"},
+		"gantry/cmd/gantry-oci":  {"k8s.io", "net/http", "text/template", "github.com/vishvananda", "github.com/spf13", "gantry/engine"},
 		"gantry/cmd/gantry-shim": {"k8s.io", "net/http", "encoding/json", "fmt", "github.com/opencontainers/cgroups", "github.com/vishvananda"},
 	}
 	seen := 0

@@ -18,6 +18,9 @@ import (
 // It returns the terminal's descriptor for ready.
 func (p *Planner) terminal(process *specs.Process, console bool) program.Arg {
 	l := p.child
+	if !process.Terminal && p.Direct != nil && !p.Direct.Stdio {
+		return program.Null // it has what its parent has
+	}
 	if !process.Terminal {
 		l.Doing("connect stdio")
 		for fd := range 3 {
@@ -57,11 +60,16 @@ func (p *Planner) ready(terminal program.Arg) {
 
 // becomeProgram limits the process to what the spec grants it, and executes.
 // The order is runc's: each step needs what a later one takes away.
-func (p *Planner) becomeProgram(s *specs.Process, user bool) error {
+func (p *Planner) becomeProgram(s *specs.Process, personality *specs.LinuxPersonality, user bool) error {
 	l := p.child
 	if err := p.rlimits(s.Rlimits); err != nil {
 		return err
 	}
+	if err := p.scheduling(s); err != nil {
+		return err
+	}
+	p.personality(personality)
+	p.labels(s)
 	l.Doing("give stdio to the user")
 	for fd := range 3 {
 		// Not for /dev/null, which is everybody's; others may refuse.
@@ -90,9 +98,35 @@ func (p *Planner) becomeProgram(s *specs.Process, user bool) error {
 	if s.NoNewPrivileges {
 		l.Doing("set no_new_privs")
 		l.Call(unix.SYS_PRCTL, program.Val(unix.PR_SET_NO_NEW_PRIVS), program.Val(1), program.Null, program.Null, program.Null)
-		p.seccomp()
+		if p.Direct == nil {
+			p.seccomp()
+		}
+	}
+	if p.Direct != nil {
+		p.lookup(s)
+		if s.NoNewPrivileges {
+			p.seccomp()
+		}
+		p.created()
 	}
 	return p.execute(s)
+}
+
+// created tells that all is done but the exec, and waits for start.
+func (p *Planner) created() {
+	l := p.child
+	l.Doing("wait for start")
+	if p.Direct.Fifo == "" {
+		l.Sync(program.SyncCreated, program.Null)
+		return
+	}
+	fifo := p.b.Reg()
+	p.pre.Doing("open " + p.Direct.Fifo)
+	// To write too: so it does not wait for a writer, nor see the end of one.
+	p.pre.Call(unix.SYS_OPENAT, program.Cwd, p.b.Str(p.Direct.Fifo), program.Val(unix.O_RDWR|unix.O_CLOEXEC)).Into(fifo)
+	p.post.Call(unix.SYS_CLOSE, program.InReg(fifo))
+	l.Sync(program.SyncCreated, program.Null)
+	l.Call(unix.SYS_READ, program.InReg(fifo), p.b.Bytes(make([]byte, 8)), program.Val(1))
 }
 
 func (p *Planner) seccomp() {
@@ -107,7 +141,13 @@ func (p *Planner) seccomp() {
 	header := p.b.Words(uint64(len(p.Filter.Program)), 0)
 	p.b.PointAt(header, 8, p.b.Bytes(code))
 	p.child.Doing("install the seccomp filter")
-	p.child.Call(unix.SYS_SECCOMP, program.Val(unix.SECCOMP_SET_MODE_FILTER), program.Val(p.Filter.Flags), header)
+	if p.Filter.Flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
+		p.child.Call(unix.SYS_SECCOMP, program.Val(unix.SECCOMP_SET_MODE_FILTER), program.Val(p.Filter.Flags), header)
+		return
+	}
+	listener := p.b.Reg()
+	p.child.Call(unix.SYS_SECCOMP, program.Val(unix.SECCOMP_SET_MODE_FILTER), program.Val(p.Filter.Flags), header).Into(listener)
+	p.child.Sync(program.SyncListener, program.InReg(listener))
 }
 
 func (p *Planner) setUser(u specs.User) {
@@ -145,50 +185,99 @@ func (p *Planner) rlimits(limits []specs.POSIXRlimit) error {
 	return nil
 }
 
+// file is the program's name, or its path.
+func (p *Planner) file(s *specs.Process) string {
+	if p.Direct != nil && p.Direct.Program != "" {
+		return p.Direct.Program
+	}
+	return s.Args[0]
+}
+
+// places are where the PATH says the program may be.
+func places(s *specs.Process) []string {
+	var list []string
+	for _, dir := range strings.Split(pathOf(s.Env), ":") {
+		if dir == "" {
+			dir = "."
+		}
+		list = append(list, path.Join(dir, s.Args[0]))
+	}
+	return list
+}
+
+const xOK = 1 // access(2)
+
+// lookup fails as execute would, without executing.
+func (p *Planner) lookup(s *specs.Process) {
+	name := p.file(s)
+	if strings.Contains(name, "/") {
+		p.lookupPath(name)
+		return
+	}
+	l := p.child
+	var found []int
+	for _, place := range places(s) {
+		found = append(found, l.Len())
+		l.Call(unix.SYS_FACCESSAT, program.Cwd, p.b.Str(place), program.Val(xOK)).AllowAll()
+	}
+	p.notFound(s)
+	for _, at := range found {
+		l.SkipTo(at)
+	}
+}
+
+func (p *Planner) lookupPath(name string) {
+	l := p.child
+	l.Doing(fmt.Sprintf("exec: %q: stat %s", name, name))
+	l.Call(unix.SYS_FACCESSAT, program.Cwd, p.b.Str(name), program.Val(0))
+	l.Doing(fmt.Sprintf("exec: %q", name))
+	l.Call(unix.SYS_FACCESSAT, program.Cwd, p.b.Str(name), program.Val(xOK))
+}
+
+// notFound fails, as there is no program in the PATH, or one that may not be executed.
+func (p *Planner) notFound(s *specs.Process) {
+	l := p.child
+	l.Doing(fmt.Sprintf("exec: %q", s.Args[0]))
+	for _, place := range places(s) {
+		from := l.Len()
+		l.Call(unix.SYS_FACCESSAT, program.Cwd, p.b.Str(place), program.Val(0)).AllowAll()
+		l.Raise(unix.EACCES)
+		l.FailTo(from)
+	}
+	l.Doing(fmt.Sprintf("exec: %q: executable file not found in $PATH", s.Args[0]))
+	l.Raise(unix.ENOENT)
+}
+
 // execute tries the program at each place where the PATH says it may be.
 func (p *Planner) execute(s *specs.Process) error {
-	name := s.Args[0]
+	name := p.file(s)
 	if strings.ContainsRune(name, 0) || name == "" {
 		return problem.New(problem.Invalid, "program %q", name)
 	}
 	l := p.child
 	l.Doing("close what is open")
-	l.Call(unix.SYS_CLOSE_RANGE, program.Val(3), program.Val(uint32(math.MaxUint32)), program.Val(unix.CLOSE_RANGE_CLOEXEC))
+	first := 3
+	if p.Direct != nil {
+		first += p.Direct.PreservedFds
+	}
+	l.Call(unix.SYS_CLOSE_RANGE, program.Val(first), program.Val(uint32(math.MaxUint32)), program.Val(unix.CLOSE_RANGE_CLOEXEC))
 	argv, envp := p.b.Pointers(s.Args), p.b.Pointers(s.Env)
-	const xOK = 1
 	if strings.Contains(name, "/") {
-		l.Doing(fmt.Sprintf("exec: %q: stat %s", name, name))
-		l.Call(unix.SYS_FACCESSAT, program.Cwd, p.b.Str(name), program.Val(0))
-		l.Doing(fmt.Sprintf("exec: %q", name))
-		l.Call(unix.SYS_FACCESSAT, program.Cwd, p.b.Str(name), program.Val(xOK))
+		if p.Direct == nil {
+			p.lookupPath(name)
+		}
 		l.Doing("exec " + name)
 		l.Call(unix.SYS_EXECVE, p.b.Str(name), argv, envp)
 		return nil
 	}
-	var places []string
-	for _, dir := range strings.Split(pathOf(s.Env), ":") {
-		if dir == "" {
-			dir = "."
-		}
-		places = append(places, path.Join(dir, name))
-	}
-	for _, place := range places {
+	for _, place := range places(s) {
 		from := l.Len()
 		l.Doing("exec " + place)
 		l.Call(unix.SYS_FACCESSAT, program.Cwd, p.b.Str(place), program.Val(xOK)).AllowAll()
 		l.Call(unix.SYS_EXECVE, p.b.Str(place), argv, envp).Allow(unix.EACCES)
 		l.FailTo(from)
 	}
-	// None: was there one that may not be executed?
-	l.Doing(fmt.Sprintf("exec: %q", name))
-	for _, place := range places {
-		from := l.Len()
-		l.Call(unix.SYS_FACCESSAT, program.Cwd, p.b.Str(place), program.Val(0)).AllowAll()
-		l.Raise(unix.EACCES)
-		l.FailTo(from)
-	}
-	l.Doing(fmt.Sprintf("exec: %q: executable file not found in $PATH", name))
-	l.Raise(unix.ENOENT)
+	p.notFound(s)
 	return nil
 }
 

@@ -24,8 +24,17 @@ type mounter struct {
 	root   uint8 // register: the root's handle, O_PATH
 	host   *cgroup.Host
 	group  *cgroup.Group
-	user   bool // in a new user namespace
-	cgroup bool // in a cgroup namespace of its own
+	user   bool   // in a user namespace
+	cgroup bool   // in a cgroup namespace of its own
+	joined bool   // in its cgroup
+	label  string // SELinux context of new file systems
+
+	// Of the process that clones: what needs the host's rights.
+	pre, post *program.List
+	users     func(uids, gids string) (string, error)
+	mapped    []specs.LinuxIDMapping // the container's own
+	mappedGID []specs.LinuxIDMapping
+	copyUp    bool // who executes the program copies directories
 
 	temp [3]uint8 // registers used by one step at a time
 }
@@ -84,9 +93,6 @@ func (m *mounter) setAttributes(reg uint8, flags int, set, clear, propagation ui
 
 // mount compiles one entry of the runtime-spec's mounts.
 func (m *mounter) mount(s specs.Mount) error {
-	if len(s.UIDMappings)+len(s.GIDMappings) > 0 {
-		return problem.New(problem.Unsupported, "mount %s: uidMappings are not supported", s.Destination)
-	}
 	if path.Clean("/"+s.Destination) == "/" {
 		return problem.New(problem.Invalid, "mount %s: the destination is the root", s.Destination)
 	}
@@ -94,21 +100,51 @@ func (m *mounter) mount(s specs.Mount) error {
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", s.Destination, err)
 	}
+	if len(s.UIDMappings)+len(s.GIDMappings) > 0 {
+		o.idmap = true
+	}
+	doing := fmt.Sprintf("error mounting %q to rootfs at %q: mount %s:%s", s.Source, s.Destination, s.Source, s.Destination)
 	switch {
+	case o.remount:
+		m.l.Doing(doing)
+		m.open(s.Destination, oPath, m.temp[0])
+		m.setAttributes(m.temp[0], 0, o.set, o.clear, 0)
+		m.propagate(m.temp[0], o)
+		return nil
 	case o.bind || s.Type == "bind":
 		return m.bind(s, o)
+	case o.idmap:
+		return problem.New(problem.Unsupported, "mount %s: a mapping of users for a mount that is no bind mount", s.Destination)
+	case o.copyUp && (s.Type != "tmpfs" || !m.copyUp):
+		return problem.New(problem.Unsupported, "mount %s: mount option tmpcopyup is not supported", s.Destination)
 	case s.Type == "cgroup" || s.Type == "cgroup2":
 		m.cgroups(s, o)
 		return nil
 	case s.Type == "":
 		return problem.New(problem.Invalid, "mount %s: no type", s.Destination)
 	default:
-		m.l.Doing(fmt.Sprintf("error mounting %q to rootfs at %q: mount %s:%s", s.Source, s.Destination, s.Source, s.Destination))
+		m.l.Doing(doing)
 		m.target(s.Destination, true, m.temp[0])
-		m.fresh(s.Type, s.Source, o, m.temp[1])
+		if o.copyUp {
+			m.freshCopy(s, o)
+		} else {
+			m.fresh(s.Type, s.Source, o, m.temp[1])
+		}
 		m.attach(m.temp[1], m.temp[0])
 		m.propagate(m.temp[1], o)
 		return nil
+	}
+}
+
+// freshCopy makes a file system in temp[1] with a copy of what is at temp[0].
+func (m *mounter) freshCopy(s specs.Mount, o mountOptions) {
+	readOnly := o.set & unix.MOUNT_ATTR_RDONLY
+	o.set &^= readOnly
+	m.fresh(s.Type, s.Source, o, m.temp[1])
+	m.l.Sync(program.SyncCopyFrom, program.InReg(m.temp[0]))
+	m.l.Sync(program.SyncCopyTo, program.InReg(m.temp[1]))
+	if readOnly != 0 {
+		m.setAttributes(m.temp[1], 0, readOnly, 0, 0)
 	}
 }
 
@@ -127,6 +163,9 @@ func (m *mounter) fresh(kind, source string, o mountOptions, reg uint8) {
 		} else {
 			l.Call(unix.SYS_FSCONFIG, context, program.Val(setFlag), m.b.Str(option), program.Null, program.Val(0))
 		}
+	}
+	if m.label != "" && kind != "proc" && kind != "sysfs" && kind != "cgroup" && kind != "cgroup2" {
+		l.Call(unix.SYS_FSCONFIG, context, program.Val(setString), m.b.Str("context"), m.b.Str(m.label), program.Val(0))
 	}
 	l.Call(unix.SYS_FSCONFIG, context, program.Val(create), program.Null, program.Null, program.Val(0))
 	l.Call(unix.SYS_FSMOUNT, context, program.Val(unix.FSMOUNT_CLOEXEC), program.Val(o.set|o.deepSet)).Into(reg)
@@ -149,6 +188,7 @@ func recursive(flags uint64) int {
 // bind compiles a bind mount. What the source is decides what is made where the
 // destination is missing.
 func (m *mounter) bind(s specs.Mount, o mountOptions) error {
+	o.data = slices.DeleteFunc(o.data, func(option string) bool { return ofFileSystem[option] })
 	if len(o.data) > 0 {
 		return problem.New(problem.Invalid, "mount %s: a bind mount has no option %q", s.Destination, o.data[0])
 	}
@@ -156,7 +196,12 @@ func (m *mounter) bind(s specs.Mount, o mountOptions) error {
 	if err != nil {
 		return problem.New(problem.Invalid, "mount %s: %w", s.Destination, err)
 	}
-	m.l.Doing(fmt.Sprintf("error mounting %q to rootfs at %q: mount %s:%s", s.Source, s.Destination, s.Source, s.Destination))
+	doing := fmt.Sprintf("error mounting %q to rootfs at %q: mount %s:%s", s.Source, s.Destination, s.Source, s.Destination)
+	m.l.Doing(doing)
+	if o.idmap {
+		m.pre.Doing(doing)
+		return m.bindMapped(s, o, info.IsDir())
+	}
 	m.bindFrom(program.Cwd, s.Source, s.Destination, info.IsDir(), o)
 	return nil
 }
@@ -170,8 +215,8 @@ func (m *mounter) bindFrom(dir program.Arg, source, destination string, director
 	if o.set|o.clear != 0 {
 		m.setAttributes(m.temp[1], 0, o.set, o.clear, 0)
 	}
-	if o.deepSet != 0 {
-		m.setAttributes(m.temp[1], unix.AT_RECURSIVE, o.deepSet, 0, 0)
+	if o.deepSet|o.deepClear != 0 {
+		m.setAttributes(m.temp[1], unix.AT_RECURSIVE, o.deepSet, o.deepClear, 0)
 	}
 	m.target(destination, directory, m.temp[0])
 	m.attach(m.temp[1], m.temp[0])

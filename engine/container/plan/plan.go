@@ -6,7 +6,7 @@ package plan
 
 import (
 	"fmt"
-	"path"
+	"math"
 	"slices"
 	"strings"
 
@@ -23,7 +23,17 @@ import (
 var namespaceFlags = map[specs.LinuxNamespaceType]uint64{
 	specs.PIDNamespace: unix.CLONE_NEWPID, specs.NetworkNamespace: unix.CLONE_NEWNET, specs.MountNamespace: unix.CLONE_NEWNS,
 	specs.IPCNamespace: unix.CLONE_NEWIPC, specs.UTSNamespace: unix.CLONE_NEWUTS, specs.UserNamespace: unix.CLONE_NEWUSER,
-	specs.CgroupNamespace: unix.CLONE_NEWCGROUP,
+	specs.CgroupNamespace: unix.CLONE_NEWCGROUP, specs.TimeNamespace: unix.CLONE_NEWTIME,
+}
+
+// NamespaceNames lists the kinds of namespaces.
+func NamespaceNames() []string {
+	var list []string
+	for kind := range namespaceFlags {
+		list = append(list, string(kind))
+	}
+	slices.Sort(list)
+	return list
 }
 
 // Namespaces are the flags of the container's new namespaces; with those that
@@ -46,6 +56,23 @@ type Config struct {
 	MountAt string          // an empty directory where the root is mounted, in the container's own mount namespace
 	Empty   string          // another, where an empty file system is mounted meanwhile
 	Filter  *seccomp.Filter // nil for none
+	Direct  *Direct         // nil where a shim executes the program
+
+	// UserNamespace makes a user namespace with these maps, in the lines of
+	// /proc/PID/uid_map, and returns a file of it that exists until the program
+	// has run. Nil where no mount may map users.
+	UserNamespace func(uids, gids string) (path string, err error)
+}
+
+// Direct is what differs where gantry-oci executes the program and may end
+// before the container is started: all is done and checked before it is ready.
+type Direct struct {
+	Fifo         string // from which a byte is read before the program is executed; empty: none
+	NoPivot      bool   // move the root instead, for a host whose root is a ramdisk
+	NoKeyring    bool   // stay in the session keyring of who calls
+	PreservedFds int    // descriptors from 3 on that the program gets
+	Program      string // what is executed in place of the first argument; empty: that
+	Stdio        bool   // stdio is what the registers say; otherwise it is who executes the program's
 }
 
 // Planner compiles what one new process does. It is used once.
@@ -79,22 +106,35 @@ func (p *Planner) warn(format string, args ...any) {
 // root is overlay, or, if that is nil, o.Root.
 func (p *Planner) Container(o *specs.Spec, overlay *Overlay) (*wire.Process, error) {
 	create, all := Namespaces(o, false), Namespaces(o, true)
-	for _, n := range o.Linux.Namespaces {
-		if n.Path != "" {
-			p.joinByPath(n.Path, string(n.Type), namespaceFlags[n.Type])
-		}
+	l := p.child
+	p.closeParents()
+	for _, n := range sharedNamespaces(o) {
+		p.joinByPath(n.Path, n.Type)
 	}
 	p.openCgroup()
-	l := p.child
-	if create&unix.CLONE_NEWUSER != 0 {
+	clone, foreign := create&^(unix.CLONE_NEWCGROUP|unix.CLONE_NEWTIME), all&^create&unix.CLONE_NEWUSER != 0
+	switch {
+	case foreign:
+		// What is new belongs to the user namespace only if it is made inside.
+		l.Doing("make namespaces in the user namespace")
+		p.becomeRoot()
+		l.Call(unix.SYS_UNSHARE, program.Val(clone))
+		if clone&unix.CLONE_NEWPID != 0 {
+			l.Call(program.OpFork)
+		}
+		clone = 0
+	case create&unix.CLONE_NEWUSER != 0:
 		l.Doing("set up the user namespace")
 		l.Sync(program.SyncMapUsers, program.Null)
 		p.becomeRoot()
 	}
 	p.session(o.Process)
+	p.clocks(o)
 	m := newMounter(p.b, l)
-	m.host, m.group = p.Host, p.Group
-	m.user, m.cgroup = create&unix.CLONE_NEWUSER != 0, all&unix.CLONE_NEWCGROUP != 0
+	m.pre, m.post, m.host, m.group = p.pre, p.post, p.Host, p.Group
+	m.user, m.cgroup = all&unix.CLONE_NEWUSER != 0, all&unix.CLONE_NEWCGROUP != 0
+	m.label, m.users, m.copyUp = o.Linux.MountLabel, p.UserNamespace, p.Direct != nil
+	m.mapped, m.mappedGID = o.Linux.UIDMappings, o.Linux.GIDMappings
 	if err := p.filesystem(m, o, overlay); err != nil {
 		return nil, err
 	}
@@ -105,18 +145,31 @@ func (p *Planner) Container(o *specs.Spec, overlay *Overlay) (*wire.Process, err
 		l.Call(unix.SYS_MOUNT_SETATTR, program.Cwd, p.b.Str("/"), program.Val(0), p.b.Words(unix.MOUNT_ATTR_RDONLY, 0, 0, 0), program.Val(32))
 	}
 	p.ready(terminal)
-	if !m.cgroup {
+	if !m.cgroup && !m.joined {
 		p.joinCgroup()
 	}
-	if err := p.becomeProgram(o.Process, m.user); err != nil {
+	if err := p.memoryPolicy(o.Linux.MemoryPolicy); err != nil {
 		return nil, err
 	}
-	w := &wire.Process{Terminal: o.Process.Terminal, Clone: create &^ unix.CLONE_NEWCGROUP,
-		CgroupReg: p.cgroupReg, Program: p.b.Program(p.pre, p.child, p.post)}
-	if m.user {
+	if err := p.becomeProgram(o.Process, o.Linux.Personality, m.user); err != nil {
+		return nil, err
+	}
+	w := &wire.Process{Terminal: o.Process.Terminal, Clone: clone, CgroupReg: p.cgroupReg, Program: p.b.Program(p.pre, p.child, p.post)}
+	if create&unix.CLONE_NEWUSER != 0 {
 		w.UIDMap, w.GIDMap = idMap(o.Linux.UIDMappings), idMap(o.Linux.GIDMappings)
 	}
 	return w, nil
+}
+
+// closeParents closes the other ends of the pipes, which a child that was forked
+// without an exec has too: else it would not see that its parent has ended.
+func (p *Planner) closeParents() {
+	if p.Direct == nil {
+		return
+	}
+	p.child.Doing("close the parent's pipes")
+	p.child.Call(unix.SYS_CLOSE, program.InReg(program.RegStatusEnd))
+	p.child.Call(unix.SYS_CLOSE, program.InReg(program.RegReleaseEnd))
 }
 
 func idMap(mappings []specs.LinuxIDMapping) string {
@@ -127,52 +180,133 @@ func idMap(mappings []specs.LinuxIDMapping) string {
 	return b.String()
 }
 
-// joinByPath brings the cloning thread into a namespace, and back afterwards,
-// so that the child is born in it.
-func (p *Planner) joinByPath(path, kind string, flag uint64) {
-	names := map[string]string{"network": "net", "mount": "mnt"}
-	name := kind
-	if n, ok := names[kind]; ok {
-		name = n
+// sharedNamespaces are those by path, the user namespace last: what is entered
+// before it may be its parent's.
+func sharedNamespaces(o *specs.Spec) []specs.LinuxNamespace {
+	var list, user []specs.LinuxNamespace
+	for _, n := range o.Linux.Namespaces {
+		switch {
+		case n.Path == "":
+		case n.Type == specs.UserNamespace:
+			user = append(user, n)
+		default:
+			list = append(list, n)
+		}
 	}
-	own, theirs := p.b.Reg(), p.b.Reg()
-	p.pre.Doing(fmt.Sprintf("join %s namespace %s", kind, path))
+	return append(list, user...)
+}
+
+var namespaceFiles = map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net", specs.MountNamespace: "mnt"}
+
+// joinByPath brings the cloning thread into a namespace, and back afterwards,
+// so that the child is born in it. Into some only the child can go, as it has
+// one thread.
+func (p *Planner) joinByPath(path string, kind specs.LinuxNamespaceType) {
+	flag := program.Val(namespaceFlags[kind])
+	theirs := p.b.Reg()
+	doing := fmt.Sprintf("join %s namespace %s", kind, path)
+	p.pre.Doing(doing)
+	if kind == specs.UserNamespace || kind == specs.MountNamespace || kind == specs.TimeNamespace {
+		p.pre.Call(unix.SYS_OPENAT, program.Cwd, p.b.Str(path), program.Val(unix.O_RDONLY|unix.O_CLOEXEC)).Into(theirs)
+		p.child.Doing(doing)
+		p.child.Call(unix.SYS_SETNS, program.InReg(theirs), flag)
+		p.post.Call(unix.SYS_CLOSE, program.InReg(theirs))
+		return
+	}
+	name := string(kind)
+	if file, ok := namespaceFiles[kind]; ok {
+		name = file
+	}
+	own := p.b.Reg()
 	p.pre.Call(unix.SYS_OPENAT, program.Cwd, p.b.Str("/proc/thread-self/ns/"+name), program.Val(unix.O_RDONLY|unix.O_CLOEXEC)).Into(own)
 	p.pre.Call(unix.SYS_OPENAT, program.Cwd, p.b.Str(path), program.Val(unix.O_RDONLY|unix.O_CLOEXEC)).Into(theirs)
-	p.pre.Call(unix.SYS_SETNS, program.InReg(theirs), program.Val(flag))
-	p.post.Call(unix.SYS_SETNS, program.InReg(own), program.Val(flag))
+	p.pre.Call(unix.SYS_SETNS, program.InReg(theirs), flag)
+	p.post.Call(unix.SYS_SETNS, program.InReg(own), flag)
 	p.post.Call(unix.SYS_CLOSE, program.InReg(theirs))
 	p.post.Call(unix.SYS_CLOSE, program.InReg(own))
 }
 
 // Exec compiles a further process in a container, whose namespaces are flags.
-func (p *Planner) Exec(process *specs.Process, flags uint64) (*wire.Process, error) {
-	if flags&unix.CLONE_NEWPID != 0 {
-		// A thread cannot enter a pid namespace, only have its children born there.
-		own := p.b.Reg()
-		p.pre.Doing("join the pid namespace")
-		p.pre.Call(unix.SYS_OPENAT, program.Cwd, p.b.Str("/proc/thread-self/ns/pid"), program.Val(unix.O_RDONLY|unix.O_CLOEXEC)).Into(own)
-		p.pre.Call(unix.SYS_SETNS, program.InReg(program.RegInit), program.Val(unix.CLONE_NEWPID))
-		p.post.Call(unix.SYS_SETNS, program.InReg(own), program.Val(unix.CLONE_NEWPID))
-		p.post.Call(unix.SYS_CLOSE, program.InReg(own))
-	}
+func (p *Planner) Exec(process *specs.Process, personality *specs.LinuxPersonality, flags uint64) (*wire.Process, error) {
+	p.closeParents()
+	p.joinPidOf(flags)
 	p.openCgroup()
-	l := p.child
-	p.joinCgroup()
-	p.session(process)
-	l.Doing("join the container's namespaces")
-	l.Call(unix.SYS_SETNS, program.InReg(program.RegInit), program.Val(flags&^(unix.CLONE_NEWPID|unix.CLONE_NEWUSER)))
-	user := flags&unix.CLONE_NEWUSER != 0
-	if user {
-		l.Call(unix.SYS_SETNS, program.InReg(program.RegInit), program.Val(unix.CLONE_NEWUSER))
-		p.becomeRoot()
+	if err := p.affinity(process.ExecCPUAffinity, func(c *specs.CPUAffinity) string { return c.Initial }); err != nil {
+		return nil, err
 	}
+	p.joinCgroup()
+	if err := p.affinity(process.ExecCPUAffinity, func(c *specs.CPUAffinity) string { return c.Final }); err != nil {
+		return nil, err
+	}
+	p.session(process)
+	p.joinContainer(flags)
+	user := flags&unix.CLONE_NEWUSER != 0
 	terminal := p.terminal(process, false)
 	p.ready(terminal)
-	if err := p.becomeProgram(process, user); err != nil {
+	if err := p.becomeProgram(process, personality, user); err != nil {
 		return nil, err
 	}
 	return &wire.Process{Terminal: process.Terminal, CgroupReg: p.cgroupReg, Program: p.b.Program(p.pre, p.child, p.post)}, nil
+}
+
+// joinPidOf makes the child be born in the pid namespace of the first process,
+// if that is among flags: a process cannot enter one, only have children there.
+func (p *Planner) joinPidOf(flags uint64) {
+	if flags&unix.CLONE_NEWPID == 0 {
+		return
+	}
+	own := p.b.Reg()
+	p.pre.Doing("join the pid namespace")
+	p.pre.Call(unix.SYS_OPENAT, program.Cwd, p.b.Str("/proc/thread-self/ns/pid"), program.Val(unix.O_RDONLY|unix.O_CLOEXEC)).Into(own)
+	p.pre.Call(unix.SYS_SETNS, program.InReg(program.RegInit), program.Val(unix.CLONE_NEWPID))
+	p.post.Call(unix.SYS_SETNS, program.InReg(own), program.Val(unix.CLONE_NEWPID))
+	p.post.Call(unix.SYS_CLOSE, program.InReg(own))
+}
+
+// joinContainer enters the first process's namespaces but that of pids.
+func (p *Planner) joinContainer(flags uint64) {
+	l := p.child
+	p.hide()
+	l.Doing("join the container's namespaces")
+	if rest := flags &^ (unix.CLONE_NEWPID | unix.CLONE_NEWUSER); rest != 0 {
+		l.Call(unix.SYS_SETNS, program.InReg(program.RegInit), program.Val(rest))
+	}
+	if flags&unix.CLONE_NEWUSER != 0 {
+		l.Call(unix.SYS_SETNS, program.InReg(program.RegInit), program.Val(unix.CLONE_NEWUSER))
+		p.becomeRoot()
+	}
+}
+
+// hide keeps the container's own processes from the memory of this one, and from
+// the program file that it still runs, until it executes the container's.
+func (p *Planner) hide() {
+	p.child.Doing("hide from the container")
+	p.child.Call(unix.SYS_PRCTL, program.Val(unix.PR_SET_DUMPABLE), program.Val(0), program.Null, program.Null, program.Null)
+}
+
+// Hook compiles a hook, whose stdio is in the registers, in the namespaces
+// flags of the first process; 0: in those of who executes it.
+func (p *Planner) Hook(h *specs.Hook, dir string, flags uint64) *wire.Process {
+	p.closeParents()
+	l := p.child
+	p.joinPidOf(flags)
+	l.Doing("set up the hook")
+	for fd := range 3 {
+		l.Call(unix.SYS_DUP3, program.InReg(uint8(program.RegStdin+fd)), program.Val(fd), program.Val(0))
+	}
+	p.resetSignals()
+	if flags != 0 {
+		p.joinContainer(flags)
+	}
+	l.Call(unix.SYS_CLOSE_RANGE, program.Val(3), program.Val(uint32(math.MaxUint32)), program.Val(unix.CLOSE_RANGE_CLOEXEC))
+	l.Call(unix.SYS_CHDIR, p.b.Str(dir))
+	args := h.Args
+	if len(args) == 0 {
+		args = []string{h.Path}
+	}
+	l.Doing("exec " + h.Path)
+	l.Call(unix.SYS_EXECVE, p.b.Str(h.Path), p.b.Pointers(args), p.b.Pointers(h.Env))
+	return &wire.Process{CgroupReg: -1, Program: p.b.Program(p.pre, p.child, p.post)}
 }
 
 // openCgroup opens the cgroup's files before the clone: with the host's
@@ -213,12 +347,10 @@ func (p *Planner) session(process *specs.Process) {
 	l.Doing("set up the session")
 	l.Call(unix.SYS_SETSID)
 	l.Call(unix.SYS_UMASK, program.Val(0))
-	l.Call(unix.SYS_KEYCTL, program.Val(joinSessionKeyring), program.Null).AllowAll() // kernels without keys; quota
-	// What the engine's starter ignored would stay ignored in the container.
-	ignored := p.b.Words(0, 0, 0, 0) // SIG_DFL
-	for sig := 1; sig <= 64; sig++ {
-		l.Call(unix.SYS_RT_SIGACTION, program.Val(sig), ignored, program.Null, program.Val(8)).Allow(unix.EINVAL)
+	if p.Direct == nil || !p.Direct.NoKeyring {
+		l.Call(unix.SYS_KEYCTL, program.Val(joinSessionKeyring), program.Null).AllowAll() // kernels without keys; quota
 	}
+	p.resetSignals()
 	if process.OOMScoreAdj != nil {
 		adj := *process.OOMScoreAdj
 		if adj < p.Limits.OOMScoreAdj && !p.Limits.Resource {
@@ -230,6 +362,15 @@ func (p *Planner) session(process *specs.Process) {
 		l.Call(unix.SYS_OPENAT, program.Cwd, p.b.Str("/proc/self/oom_score_adj"), program.Val(unix.O_WRONLY|unix.O_CLOEXEC)).Into(fd)
 		l.Call(unix.SYS_WRITE, program.InReg(fd), p.b.Str(text), program.Val(len(text))).Allow(unix.EACCES, unix.EPERM)
 		l.Call(unix.SYS_CLOSE, program.InReg(fd))
+	}
+}
+
+// resetSignals gives every signal its default action: what the engine's starter
+// ignored would stay ignored in the container.
+func (p *Planner) resetSignals() {
+	standard := p.b.Words(0, 0, 0, 0) // SIG_DFL
+	for sig := 1; sig <= 64; sig++ {
+		p.child.Call(unix.SYS_RT_SIGACTION, program.Val(sig), standard, program.Null, program.Val(8)).Allow(unix.EINVAL)
 	}
 }
 
@@ -245,108 +386,4 @@ func (p *Planner) hostnames(o *specs.Spec, namespaces uint64) {
 	if o.Domainname != "" {
 		p.child.Call(unix.SYS_SETDOMAINNAME, p.b.Str(o.Domainname), program.Val(len(o.Domainname)))
 	}
-}
-
-// filesystem mounts the root and everything in it, and pivots.
-func (p *Planner) filesystem(m *mounter, o *specs.Spec, overlay *Overlay) error {
-	l := p.child
-	propagation := uint64(unix.MS_SLAVE | unix.MS_REC)
-	if want := o.Linux.RootfsPropagation; want != "" {
-		propagation = propagations[want] | unix.MS_REC
-	}
-	l.Doing("make the mounts the container's own")
-	l.Call(unix.SYS_MOUNT, program.Null, p.b.Str("/"), program.Null, program.Val(propagation), program.Null)
-	nothing := p.b.Reg()
-	if len(o.Linux.MaskedPaths) > 0 {
-		// Mounted for a moment, because only what is mounted can be cloned.
-		l.Doing("mount an empty directory to mask paths")
-		m.fresh("tmpfs", "tmpfs", mountOptions{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
-			data: []string{"nr_blocks=1", "nr_inodes=1"}}, nothing)
-		l.Call(unix.SYS_MOVE_MOUNT, program.InReg(nothing), p.b.Str(""), program.Cwd, p.b.Str(p.Empty), program.Val(unix.MOVE_MOUNT_F_EMPTY_PATH))
-	}
-	if err := p.mountRoot(m, o, overlay); err != nil {
-		return err
-	}
-	now, last := split(o.Mounts)
-	for _, mount := range now {
-		if err := m.mount(mount); err != nil {
-			return err
-		}
-	}
-	if err := m.devices(o); err != nil {
-		return err
-	}
-	m.sysctls(o.Linux.Sysctl)
-	if cwd := path.Clean("/" + o.Process.Cwd); cwd != "/" {
-		l.Doing(fmt.Sprintf("mkdir %s", cwd))
-		m.target(cwd, true, m.temp[0])
-	}
-	// As late as possible: the first process in a while to join a v1 cgroup
-	// waits for an RCU grace period, 5-20 ms, which Create has set going. Without
-	// a cgroup namespace nothing here depends on it, and it waits for start.
-	if m.cgroup {
-		p.joinCgroup()
-	}
-	if Namespaces(o, false)&unix.CLONE_NEWCGROUP != 0 {
-		l.Doing("unshare the cgroup namespace")
-		l.Call(unix.SYS_UNSHARE, program.Val(unix.CLONE_NEWCGROUP))
-	}
-	for _, mount := range last {
-		if err := m.mount(mount); err != nil {
-			return err
-		}
-	}
-	m.readonly(o.Linux.ReadonlyPaths)
-	m.mask(o.Linux.MaskedPaths, nothing)
-	l.Doing("pivot_root")
-	dot := p.b.Str(".")
-	l.Call(unix.SYS_FCHDIR, program.InReg(m.root))
-	l.Call(unix.SYS_PIVOT_ROOT, dot, dot)
-	// The old root lies over the new one now. Its unmounting must not reach the host.
-	l.Call(unix.SYS_MOUNT, program.Null, dot, program.Null, program.Val(unix.MS_SLAVE|unix.MS_REC), program.Null)
-	l.Call(unix.SYS_UMOUNT2, dot, program.Val(unix.MNT_DETACH))
-	l.Call(unix.SYS_CHDIR, p.b.Str("/"))
-	return nil
-}
-
-// split returns the mounts in two parts: those of cgroups come last, if nothing
-// is mounted below or over them.
-func split(mounts []specs.Mount) (now, last []specs.Mount) {
-	for i, s := range mounts {
-		covered := slices.ContainsFunc(mounts[i+1:], func(later specs.Mount) bool {
-			a, b := path.Clean(s.Destination)+"/", path.Clean(later.Destination)+"/"
-			return strings.HasPrefix(a, b) || strings.HasPrefix(b, a)
-		})
-		if (s.Type == "cgroup" || s.Type == "cgroup2") && !covered {
-			last = append(last, s)
-		} else {
-			now = append(now, s)
-		}
-	}
-	return now, last
-}
-
-// mountRoot mounts the root file system and opens its handle.
-func (p *Planner) mountRoot(m *mounter, o *specs.Spec, overlay *Overlay) error {
-	l := p.child
-	at := p.b.Str(p.MountAt)
-	if overlay == nil {
-		tree := p.b.Reg()
-		l.Doing("mount the root " + o.Root.Path)
-		l.Call(unix.SYS_OPEN_TREE, program.Cwd, p.b.Str(o.Root.Path),
-			program.Val(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)).Into(tree)
-		// A shared root cannot be pivoted to, and what is mounted in it stays the container's.
-		m.setAttributes(tree, unix.AT_RECURSIVE, 0, 0, unix.MS_PRIVATE)
-		l.Call(unix.SYS_MOVE_MOUNT, program.InReg(tree), p.b.Str(""), program.Cwd, at, program.Val(unix.MOVE_MOUNT_F_EMPTY_PATH))
-	} else {
-		base, data, err := overlay.options(m.user)
-		if err != nil {
-			return err
-		}
-		l.Doing("mount the overlay of the container's layers")
-		l.Call(unix.SYS_CHDIR, p.b.Str(base))
-		l.Call(unix.SYS_MOUNT, p.b.Str("overlay"), at, p.b.Str("overlay"), program.Val(0), p.b.Str(data))
-	}
-	l.Call(unix.SYS_OPENAT, program.Cwd, at, program.Val(oPath|unix.O_DIRECTORY)).Into(m.root)
-	return nil
 }

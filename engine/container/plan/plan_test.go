@@ -34,7 +34,7 @@ func TestMountOptions(t *testing.T) {
 			t.Errorf("%s: %v (-want +got)\n%s", name, err, diff)
 		}
 	}
-	for option, want := range map[string]problem.Kind{"tmpcopyup": problem.Unsupported, "idmap": problem.Unsupported, "x=" + strings.Repeat("y", 300): problem.Invalid} {
+	for option, want := range map[string]problem.Kind{"copy-symlink": problem.Unsupported, "x=" + strings.Repeat("y", 300): problem.Invalid} {
 		if _, err := parseOptions([]string{option}); !errors.Is(err, want) {
 			t.Errorf("option %.20s: %v, want %v", option, err, want)
 		}

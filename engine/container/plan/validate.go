@@ -22,10 +22,11 @@ func Validate(o *specs.Spec) error {
 	if err := validateNamespaces(o.Linux); err != nil {
 		return err
 	}
-	switch p := o.Linux.RootfsPropagation; p {
-	case "", "private", "rprivate", "slave", "rslave":
-	default:
-		return problem.New(problem.Unsupported, "linux.rootfsPropagation %q is not supported", p)
+	if p := o.Linux.RootfsPropagation; p != "" && propagations[p] == 0 {
+		return invalid("rootfsPropagation=%v is not supported", p)
+	}
+	if err := validateLinux(o.Linux); err != nil {
+		return err
 	}
 	return ValidateProcess(o.Process)
 }
@@ -39,18 +40,17 @@ func validateNamespaces(l *specs.Linux) error {
 			return invalid("linux.namespaces has two of %s", n.Type)
 		case namespaceFlags[n.Type] == 0:
 			return problem.New(problem.Unsupported, "namespace %q is not supported", n.Type)
-		case n.Path != "" && (n.Type == specs.MountNamespace || n.Type == specs.UserNamespace):
-			return problem.New(problem.Unsupported, "a %s namespace by path is not supported", n.Type)
 		case n.Path != "" && !filepath.IsAbs(n.Path):
 			return invalid("path %q of the %s namespace is not absolute", n.Path, n.Type)
 		}
 		seen[n.Type] = true
-		user = user || n.Type == specs.UserNamespace
+		user = user || n.Type == specs.UserNamespace && n.Path == ""
 	}
 	if !seen[specs.MountNamespace] {
 		return invalid("a container needs a mount namespace of its own")
 	}
-	if user != (len(l.UIDMappings) > 0 && len(l.GIDMappings) > 0) {
+	mapped := len(l.UIDMappings) > 0 && len(l.GIDMappings) > 0
+	if user != mapped && (user || !seen[specs.UserNamespace]) {
 		return invalid("a user namespace and linux.uidMappings and gidMappings go together")
 	}
 	return nil
@@ -63,14 +63,9 @@ func refuse(o *specs.Spec) error {
 		set  bool
 		name string
 	}{
-		{o.Hooks != nil, "hooks"},
 		{o.Solaris != nil || o.Windows != nil || o.VM != nil || o.ZOS != nil || o.FreeBSD != nil, "a platform other than linux"},
 		{l.IntelRdt != nil, "linux.intelRdt"},
-		{l.MountLabel != "", "linux.mountLabel"},
-		{l.Personality != nil, "linux.personality"},
-		{len(l.TimeOffsets) > 0, "linux.timeOffsets"},
 		{len(l.NetDevices) > 0, "linux.netDevices"},
-		{l.MemoryPolicy != nil, "linux.memoryPolicy"},
 	}
 	for _, f := range fields {
 		if f.set {
@@ -80,27 +75,44 @@ func refuse(o *specs.Spec) error {
 	return nil
 }
 
-// ValidateProcess refuses what Exec cannot do, by name.
-func ValidateProcess(p *specs.Process) error {
-	fields := []struct {
-		set  bool
-		name string
-	}{
-		{p.ApparmorProfile != "", "process.apparmorProfile"},
-		{p.SelinuxLabel != "", "process.selinuxLabel"},
-		{p.Scheduler != nil, "process.scheduler"},
-		{p.IOPriority != nil, "process.ioPriority"},
-		{p.ExecCPUAffinity != nil, "process.execCPUAffinity"},
-	}
-	for _, f := range fields {
-		if f.set {
-			return problem.New(problem.Unsupported, "%s is not supported", f.name)
+// validateLinux looks at the values of fields that are supported.
+func validateLinux(l *specs.Linux) error {
+	if p := l.Personality; p != nil {
+		if _, ok := personalities[p.Domain]; !ok {
+			return invalid("linux.personality.domain %q is unknown", p.Domain)
+		}
+		if len(p.Flags) > 0 {
+			return invalid("additional flags not supported for personality")
 		}
 	}
-	if len(p.Args) == 0 || p.Args[0] == "" {
-		return invalid("process.args is empty")
+	var clocks bool
+	for _, n := range l.Namespaces {
+		clocks = clocks || n.Type == specs.TimeNamespace && n.Path == ""
 	}
-	if p.Cwd != "" && !path.IsAbs(p.Cwd) {
+	for clock := range l.TimeOffsets {
+		if clock != "monotonic" && clock != "boottime" {
+			return invalid("linux.timeOffsets: clock %q is unknown", clock)
+		}
+	}
+	if len(l.TimeOffsets) > 0 && !clocks {
+		return invalid("time namespace offsets specified, but time namespace isn't enabled in the config")
+	}
+	if l.MountLabel != "" && !SELinux() {
+		return problem.New(problem.Unsupported, "selinux label is specified in config, but selinux is disabled or not supported")
+	}
+	return nil
+}
+
+// ValidateProcess refuses what Exec cannot do, by name.
+func ValidateProcess(p *specs.Process) error {
+	switch {
+	case p.ApparmorProfile != "" && !AppArmor():
+		return problem.New(problem.Unsupported, "apparmor: config provided but apparmor not supported")
+	case p.SelinuxLabel != "" && !SELinux():
+		return problem.New(problem.Unsupported, "selinux label is specified in config, but selinux is disabled or not supported")
+	case len(p.Args) == 0 || p.Args[0] == "":
+		return invalid("process.args is empty")
+	case p.Cwd != "" && !path.IsAbs(p.Cwd):
 		return invalid("cwd %q is not absolute", p.Cwd)
 	}
 	return nil

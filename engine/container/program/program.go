@@ -42,12 +42,21 @@ const (
 	OpSync = 0xffff0001
 	// OpRaise fails with the errno Args[0].
 	OpRaise = 0xffff0002
+	// OpFork forks a sibling, which goes on in place of the process; the process
+	// tells the sibling's pid and ends. For a pid namespace that was unshared.
+	OpFork = 0xffff0003
 )
 
 // Points of OpSync.
 const (
 	SyncMapUsers = 1 // the shim writes the user namespace's maps
-	SyncReady    = 2 // value: the terminal's file descriptor, where there is one; goes on at start
+	SyncReady    = 2 // value: the terminal's file descriptor, where there is one; a shim lets it go on at start
+	// Those that only gantry-oci knows.
+	SyncHooks    = 3 // the hooks of the time before pivot_root
+	SyncCopyFrom = 4 // value: a descriptor of the directory whose content is to be copied,
+	SyncCopyTo   = 5 // and of the file system that takes it
+	SyncListener = 6 // value: the descriptor on which the seccomp filter notifies
+	SyncCreated  = 7 // all is done but the exec
 )
 
 // Registers that the shim sets. The others are the program's own.
@@ -56,8 +65,11 @@ const (
 	RegStdout = 1
 	RegStderr = 2
 	RegInit   = 3 // pidfd of the container's first process, for an exec
-	RegFree   = 8 // the first of the program's own
-	Registers = 250
+	// The parent's ends of the two pipes, for a child that closes them.
+	RegStatusEnd  = 4
+	RegReleaseEnd = 5
+	RegFree       = 8 // the first of the program's own
+	Registers     = 250
 )
 
 // Reloc asks for the address of Data[To] to be stored at Data[At].

@@ -97,6 +97,8 @@ func (l *Loaded) run(ops []op) (uint16, syscall.Errno) {
 			e = l.sync(uint32(a[0]), uint32(a[1]))
 		case OpRaise:
 			e = syscall.Errno(a[0])
+		case OpFork:
+			e = l.sibling()
 		default:
 			r, _, e = syscall.RawSyscall6(o.nr, a[0], a[1], a[2], a[3], a[4], a[5])
 		}
@@ -135,6 +137,7 @@ const sysOpenat2 = 437
 const (
 	RecordSync   = 1 // point, value
 	RecordFailed = 2 // message, errno
+	RecordForked = 3 // pid of the process that goes on
 )
 
 //go:nosplit
@@ -166,6 +169,20 @@ func (l *Loaded) sync(point, value uint32) syscall.Errno {
 		}
 		return 0
 	}
+}
+
+// sibling returns in the forked process alone.
+//
+//go:nosplit
+//go:norace
+func (l *Loaded) sibling() syscall.Errno {
+	r, _, e := syscall.RawSyscall6(syscall.SYS_CLONE, syscall.CLONE_PARENT|uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+	if e != 0 || r == 0 {
+		return e
+	}
+	l.report(RecordForked, uint32(r), 0)
+	exit()
+	return 0
 }
 
 //go:nosplit

@@ -35,9 +35,6 @@ const (
 )
 
 func (c *Compiler) compile(profile *specs.LinuxSeccomp, goarch string) (*Filter, error) {
-	if profile.ListenerPath != "" {
-		return nil, problem.New(problem.Unsupported, "linux.seccomp.listenerPath is not supported")
-	}
 	archs, err := chosen(profile, goarch)
 	if err != nil {
 		return nil, err

@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,11 +55,11 @@ type Compiler struct {
 }
 
 // generation is part of the keys; it changes with what the compiler makes.
-const generation = "1 "
+const generation = "2 "
 
 // Compile returns the filter of profile, nil for none.
 //
-// Errors: Invalid, or Unsupported where the profile asks for a notify action.
+// Errors: Invalid, Unsupported.
 func (c *Compiler) Compile(profile *specs.LinuxSeccomp) (*Filter, error) {
 	if profile == nil {
 		return nil, nil
@@ -209,6 +210,7 @@ const (
 	retTrace       = 0x7ff00000
 	retLog         = 0x7ffc0000
 	retAllow       = 0x7fff0000
+	retNotify      = 0x7fc00000
 )
 
 func action(a specs.LinuxSeccompAction, errno *uint) (uint32, error) {
@@ -232,19 +234,26 @@ func action(a specs.LinuxSeccompAction, errno *uint) (uint32, error) {
 	case specs.ActAllow:
 		return retAllow, nil
 	case specs.ActNotify:
-		return 0, problem.New(problem.Unsupported, "seccomp action %s is not supported", a)
+		return retNotify, nil
 	default:
 		return 0, problem.New(problem.Invalid, "seccomp action %q is unknown", a)
 	}
 }
 
 func flags(profile *specs.LinuxSeccomp) (uint64, error) {
+	notifies, err := notifies(profile)
+	if err != nil {
+		return 0, err
+	}
+	var flags uint64
+	if notifies {
+		flags |= unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+	}
 	if len(profile.Flags) == 0 {
 		// As runc: without it, a filter turns speculation off for the process,
 		// which costs much and has not been the kernel's default since 5.16.
-		return unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, nil
+		return flags | unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, nil
 	}
-	var flags uint64
 	for _, f := range profile.Flags {
 		switch f {
 		case specs.LinuxSeccompFlagLog:
@@ -254,10 +263,34 @@ func flags(profile *specs.LinuxSeccomp) (uint64, error) {
 		case "SECCOMP_FILTER_FLAG_TSYNC":
 			// The filter is set while there is one thread.
 		case specs.LinuxSeccompFlagWaitKillableRecv:
-			return 0, problem.New(problem.Unsupported, "seccomp flag %s is not supported", f)
+			flags |= unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 		default:
 			return 0, problem.New(problem.Invalid, "seccomp flag %q is unknown", f)
 		}
 	}
 	return flags, nil
+}
+
+// notifies says whether some calls are answered by who listens at listenerPath.
+//
+// Errors: Invalid where the process could not get so far as to be listened to.
+func notifies(profile *specs.LinuxSeccomp) (bool, error) {
+	if profile.DefaultAction == specs.ActNotify {
+		return false, problem.New(problem.Invalid, "SCMP_ACT_NOTIFY cannot be used as default action")
+	}
+	any := false
+	for _, rule := range profile.Syscalls {
+		if rule.Action != specs.ActNotify {
+			continue
+		}
+		any = true
+		// With it the process tells of the listener.
+		if slices.Contains(rule.Names, "write") {
+			return false, problem.New(problem.Invalid, "SCMP_ACT_NOTIFY cannot be used for the write syscall")
+		}
+	}
+	if any && profile.ListenerPath == "" {
+		return false, problem.New(problem.Invalid, "SCMP_ACT_NOTIFY needs linux.seccomp.listenerPath")
+	}
+	return any, nil
 }

@@ -220,14 +220,15 @@ func TestBadProfilesAreRefused(t *testing.T) {
 		profile *specs.LinuxSeccomp
 		want    problem.Kind
 	}{
-		"an unknown action":        {one(rule("SCMP_ACT_NONE", []string{"read"})), problem.Invalid},
-		"notify":                   {one(rule(specs.ActNotify, []string{"read"})), problem.Unsupported},
-		"an unknown operator":      {one(rule(specs.ActKill, []string{"read"}, arg(0, "SCMP_CMP_XX", 0, 0))), problem.Invalid},
-		"a seventh argument":       {one(rule(specs.ActKill, []string{"read"}, arg(6, specs.OpEqualTo, 0, 0))), problem.Invalid},
-		"no default action":        {&specs.LinuxSeccomp{}, problem.Invalid},
-		"an unknown flag":          {&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"X"}}, problem.Invalid},
-		"a listener":               {&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: "/x"}, problem.Unsupported},
-		"more than the kernel has": {many(), problem.Invalid},
+		"an unknown action":         {one(rule("SCMP_ACT_NONE", []string{"read"})), problem.Invalid},
+		"notify without a listener": {one(rule(specs.ActNotify, []string{"read"})), problem.Invalid},
+		"notify by default":         {&specs.LinuxSeccomp{DefaultAction: specs.ActNotify, ListenerPath: "/x"}, problem.Invalid},
+		"notify of write":           {&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: "/x", Syscalls: []specs.LinuxSyscall{rule(specs.ActNotify, []string{"write"})}}, problem.Invalid},
+		"an unknown operator":       {one(rule(specs.ActKill, []string{"read"}, arg(0, "SCMP_CMP_XX", 0, 0))), problem.Invalid},
+		"a seventh argument":        {one(rule(specs.ActKill, []string{"read"}, arg(6, specs.OpEqualTo, 0, 0))), problem.Invalid},
+		"no default action":         {&specs.LinuxSeccomp{}, problem.Invalid},
+		"an unknown flag":           {&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"X"}}, problem.Invalid},
+		"more than the kernel has":  {many(), problem.Invalid},
 	}
 	for name, c := range cases {
 		var compiler Compiler
