@@ -333,6 +333,7 @@ func (e *Engine) make(ctx context.Context, cfg *config, img image.Image) (r *rec
 			return
 		}
 		e.cfg.Images.Release(cfg.ID)
+		e.releaseMounts(cfg)
 		err = errors.Join(err, os.RemoveAll(dir))
 		for _, name := range made {
 			err = errors.Join(err, e.cfg.Volumes.Remove(ctx, name))
@@ -357,6 +358,7 @@ func (e *Engine) make(ctx context.Context, cfg *config, img image.Image) (r *rec
 			return nil, err
 		}
 	}
+	e.holdMounts(r)
 	if err := fault.At("engine/create/before-record"); err != nil {
 		return nil, err
 	}
@@ -386,6 +388,8 @@ func (e *Engine) makeMount(ctx context.Context, p *mountPoint, img image.Image) 
 			return "", invalid("invalid mount config for type \"bind\": bind source path does not exist: %s", p.Source)
 		}
 		return "", nil
+	case dmount.TypeImage:
+		return "", e.makeImageMount(ctx, p)
 	case dmount.TypeVolume:
 	default:
 		return "", nil
@@ -395,6 +399,7 @@ func (e *Engine) makeMount(ctx context.Context, p *mountPoint, img image.Image) 
 		req = volume.Anonymous()
 		maps.Copy(req.Labels, p.Labels)
 	}
+	req.Driver, req.DriverOpts = p.Driver, p.DriverOpts
 	if _, err := e.cfg.Volumes.Inspect(ctx, req.Name); errors.Is(err, problem.NotFound) {
 		made = req.Name
 	}
@@ -406,14 +411,19 @@ func (e *Engine) makeMount(ctx context.Context, p *mountPoint, img image.Image) 
 		e.Emit(devents.VolumeEventType, devents.ActionCreate, v.Name, map[string]string{"driver": v.Driver})
 	}
 	p.Name, p.Source = v.Name, v.Mountpoint
-	if p.NoCopy {
+	if p.NoCopy || p.Subpath != "" {
 		return made, nil
 	}
 	return made, e.copyUp(ctx, p, img)
 }
 
 // copyUp fills a new volume with what the image has at the same place.
-func (e *Engine) copyUp(ctx context.Context, p *mountPoint, img image.Image) error {
+func (e *Engine) copyUp(ctx context.Context, p *mountPoint, img image.Image) (err error) {
+	owner := "copy " + newID()
+	if err := e.cfg.Volumes.Use(ctx, p.Name, owner); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, e.cfg.Volumes.Done(p.Name, owner)) }()
 	entries, err := os.ReadDir(p.Source)
 	if err != nil || len(entries) > 0 {
 		return err

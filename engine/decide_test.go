@@ -219,7 +219,7 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 		"HostConfig.Cgroup":            {Cgroup: "container:x"},
 		"log driver \"syslog\"":        {LogConfig: dcontainer.LogConfig{Type: "syslog"}},
 		"log opt 'labels'":             {LogConfig: dcontainer.LogConfig{Type: "json-file", Config: map[string]string{"labels": "x"}}},
-		"HostConfig.Mounts.Type image": {Mounts: []dmount.Mount{{Type: dmount.TypeImage}}},
+		"HostConfig.Mounts.Type npipe": {Mounts: []dmount.Mount{{Type: dmount.TypeNamedPipe}}},
 	} {
 		if err := validateHost(&h); !errors.Is(err, problem.Unsupported) || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s: %v", field, err)

@@ -75,6 +75,7 @@ func (e *Engine) ended(ctx context.Context, r *record, this *run, exit container
 	close(this.done)
 	r.wake(exited, dcontainer.WaitResponse{StatusCode: int64(exit.Code)})
 	e.deleteRun(ctx, r, this)
+	e.doneVolumes(cfg, r.id)
 	switch {
 	case restart:
 		e.restartAfter(r, delay)

@@ -1,15 +1,18 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	dcontainer "github.com/moby/moby/api/types/container"
 	dmount "github.com/moby/moby/api/types/mount"
+	"github.com/opencontainers/go-digest"
 
 	"gantry/engine/volume"
 	"gantry/internal/problem"
@@ -26,6 +29,10 @@ type mountPoint struct {
 	NonRecursive bool              `json:",omitempty"` // of a bind: without what is mounted below
 	ReadOnlyTop  bool              `json:",omitempty"` // read-only without what is mounted below
 	Options      []string          `json:",omitempty"` // of a tmpfs
+	DriverOpts   map[string]string `json:",omitempty"` // of a volume to be made
+	Subpath      string            `json:",omitempty"` // of a volume or image: what is mounted of it
+	Image        digest.Digest     `json:",omitempty"` // of an image mount, with its layers
+	Layers       []digest.Digest   `json:",omitempty"`
 	Implied      bool              `json:",omitempty"` // by the image or VolumesFrom: gives way to what is asked for
 }
 
@@ -106,7 +113,7 @@ func addVolumesFrom(spec string, others func(string) ([]mountPoint, error), add 
 		return err
 	}
 	for _, p := range points {
-		if p.Type == dmount.TypeTmpfs {
+		if p.Type == dmount.TypeTmpfs || p.Type == dmount.TypeImage {
 			continue
 		}
 		p.RW = p.RW && mode != "ro"
@@ -145,14 +152,34 @@ func parseBind(bind string) (mountPoint, error) {
 	} else {
 		p.Type, p.Name, p.Driver, p.Anonymous = dmount.TypeVolume, parts[0], volume.Driver, parts[0] == ""
 	}
-	if p.Mode != "" {
-		for mode := range strings.SplitSeq(p.Mode, ",") {
-			if !p.setMode(mode) {
-				return mountPoint{}, problem.New(problem.Invalid, "invalid mode: %s", p.Mode)
-			}
+	if p.Mode == "" {
+		return p, nil
+	}
+	given := map[string]bool{}
+	for mode := range strings.SplitSeq(p.Mode, ",") {
+		// One word of each class.
+		if class := modeClass(mode); given[class] || !p.setMode(mode) {
+			return mountPoint{}, problem.New(problem.Invalid, "invalid mode: %s", p.Mode)
+		} else {
+			given[class] = true
 		}
 	}
 	return p, nil
+}
+
+// modeClass tells which words of a bind's mode exclude each other.
+func modeClass(mode string) string {
+	switch mode {
+	case "rw", "ro":
+		return "access"
+	case "z", "Z":
+		return "label"
+	case "consistent", "cached", "delegated":
+		return "consistency"
+	case "nocopy":
+		return "copy"
+	}
+	return "propagation"
 }
 
 // setMode applies one word of a bind's mode and tells whether it is one.
@@ -174,74 +201,139 @@ func (p *mountPoint) setMode(mode string) bool {
 	return true
 }
 
+// mountConfigError refuses a mount of the API's structured form.
+func mountConfigError(m dmount.Mount, format string, args ...any) error {
+	return problem.New(problem.Invalid, "invalid mount config for type %q: %s", m.Type, fmt.Sprintf(format, args...))
+}
+
 // fromMount is parseBind for the API's structured form.
 func fromMount(m dmount.Mount) (mountPoint, error) {
-	invalid := func(format string, args ...any) (mountPoint, error) {
-		return mountPoint{}, problem.New(problem.Invalid, "invalid mount config for type %q: %s", m.Type, fmt.Sprintf(format, args...))
+	if m.Target == "" {
+		return mountPoint{}, mountConfigError(m, "field Target must not be empty")
 	}
 	destination, err := destinationOf(m.Target)
-	switch {
-	case m.Target == "":
-		return invalid("field Target must not be empty")
-	case err != nil:
-		return invalid("%v", err)
-	case m.ClusterOptions != nil || m.ImageOptions != nil:
-		return invalid("cluster and image mounts are not supported by this version of Gantry")
-	case m.BindOptions != nil && m.Type != dmount.TypeBind:
-		return invalid("field BindOptions must not be specified")
-	case m.VolumeOptions != nil && m.Type != dmount.TypeVolume:
-		return invalid("field VolumeOptions must not be specified")
-	case m.TmpfsOptions != nil && m.Type != dmount.TypeTmpfs:
-		return invalid("field TmpfsOptions must not be specified")
+	if err != nil {
+		return mountPoint{}, mountConfigError(m, "%v", err)
+	}
+	for _, f := range []struct {
+		set  bool
+		name string
+		kind dmount.Type
+	}{
+		{m.BindOptions != nil, "BindOptions", dmount.TypeBind}, {m.VolumeOptions != nil, "VolumeOptions", dmount.TypeVolume},
+		{m.TmpfsOptions != nil, "TmpfsOptions", dmount.TypeTmpfs}, {m.ImageOptions != nil, "ImageOptions", dmount.TypeImage},
+		{m.ClusterOptions != nil, "ClusterOptions", dmount.TypeCluster},
+	} {
+		if f.set && m.Type != f.kind {
+			return mountPoint{}, mountConfigError(m, "field %s must not be specified", f.name)
+		}
 	}
 	p := mountPoint{MountPoint: dcontainer.MountPoint{Type: m.Type, Destination: destination, RW: !m.ReadOnly}}
 	switch m.Type {
 	case dmount.TypeBind:
-		if !path.IsAbs(m.Source) {
-			return invalid("invalid mount path: '%s' mount path must be absolute", m.Source)
-		}
-		p.Source, p.Propagation = path.Clean(m.Source), dmount.PropagationRPrivate
-		if o := m.BindOptions; o != nil {
-			if o.Propagation != "" {
-				p.Propagation = o.Propagation
-			}
-			if !slices.Contains(dmount.Propagations, p.Propagation) {
-				return invalid("invalid propagation mode: %s", p.Propagation)
-			}
-			p.NonRecursive, p.CreateSource, p.ReadOnlyTop = o.NonRecursive, o.CreateMountpoint, o.ReadOnlyNonRecursive
-		}
+		return p, p.fromBind(m)
 	case dmount.TypeVolume:
-		p.Name, p.Driver, p.Anonymous = m.Source, volume.Driver, m.Source == ""
-		if o := m.VolumeOptions; o != nil {
-			p.NoCopy, p.Labels = o.NoCopy, o.Labels
-			if o.Subpath != "" {
-				return invalid("field VolumeOptions.Subpath is not supported by this version of Gantry")
-			}
-			if d := o.DriverConfig; d != nil && (d.Name != "" && d.Name != volume.Driver || len(d.Options) > 0) {
-				return invalid("volume driver %q with options %v is not supported by this version of Gantry", d.Name, d.Options)
-			}
-		}
+		return p, p.fromVolume(m)
+	case dmount.TypeImage:
+		return p, p.fromImage(m)
 	case dmount.TypeTmpfs:
 		if m.Source != "" {
-			return invalid("field Source must not be specified")
+			return p, mountConfigError(m, "field Source must not be specified")
 		}
-		p.Options = tmpfsOptions(m.TmpfsOptions)
+		p.Options, err = tmpfsOptions(m.TmpfsOptions)
+		if err != nil {
+			return p, mountConfigError(m, "%v", err)
+		}
+		return p, nil
 	default:
-		return invalid("mount type is not supported by this version of Gantry")
+		return p, mountConfigError(m, "mount type unknown")
 	}
-	return p, nil
 }
 
-func tmpfsOptions(o *dmount.TmpfsOptions) []string {
+func (p *mountPoint) fromBind(m dmount.Mount) error {
+	if m.Source == "" {
+		return mountConfigError(m, "field Source must not be empty")
+	}
+	if !path.IsAbs(m.Source) {
+		return mountConfigError(m, "invalid mount path: '%s' mount path must be absolute", m.Source)
+	}
+	p.Source, p.Propagation = path.Clean(m.Source), dmount.PropagationRPrivate
+	o := m.BindOptions
+	if o == nil {
+		return nil
+	}
+	if o.Propagation != "" {
+		p.Propagation = o.Propagation
+	}
+	switch {
+	case !slices.Contains(dmount.Propagations, p.Propagation):
+		return mountConfigError(m, "invalid propagation mode: %s", p.Propagation)
+	case o.ReadOnlyForceRecursive && o.ReadOnlyNonRecursive:
+		return mountConfigError(m, "conflicting options: ReadOnlyForceRecursive and ReadOnlyNonRecursive")
+	case o.ReadOnlyForceRecursive && p.Propagation != dmount.PropagationRPrivate:
+		return mountConfigError(m, "ReadOnlyForceRecursive requires the propagation rprivate")
+	}
+	p.NonRecursive, p.CreateSource, p.ReadOnlyTop = o.NonRecursive, o.CreateMountpoint, o.ReadOnlyNonRecursive
+	return nil
+}
+
+func (p *mountPoint) fromVolume(m dmount.Mount) error {
+	p.Name, p.Driver, p.Anonymous = m.Source, volume.Driver, m.Source == ""
+	if m.ReadOnly && p.Anonymous {
+		return mountConfigError(m, "must not set ReadOnly mode when using anonymous volumes")
+	}
+	o := m.VolumeOptions
+	if o == nil {
+		return nil
+	}
+	p.NoCopy, p.Labels, p.Subpath = o.NoCopy, o.Labels, o.Subpath
+	if d := o.DriverConfig; d != nil {
+		p.DriverOpts = d.Options
+		if d.Name != "" {
+			p.Driver = d.Name
+		}
+	}
+	if p.Subpath != "" && p.Anonymous {
+		return mountConfigError(m, "must not set Subpath when using anonymous volumes")
+	}
+	return checkSubpath(m, p.Subpath)
+}
+
+func (p *mountPoint) fromImage(m dmount.Mount) error {
+	if m.Source == "" {
+		return mountConfigError(m, "field Source must not be empty")
+	}
+	p.Source, p.Propagation = m.Source, dmount.PropagationRPrivate
+	if m.ImageOptions == nil {
+		return nil
+	}
+	p.Subpath = m.ImageOptions.Subpath
+	return checkSubpath(m, p.Subpath)
+}
+
+func checkSubpath(m dmount.Mount, subpath string) error {
+	if subpath != "" && !filepath.IsLocal(subpath) {
+		return mountConfigError(m, "subpath must be a relative path within the volume")
+	}
+	return nil
+}
+
+// tmpfsOptions translates the options of a mount of type tmpfs.
+func tmpfsOptions(o *dmount.TmpfsOptions) ([]string, error) {
 	options := []string{"noexec", "nosuid", "nodev"}
 	if o == nil {
-		return options
+		return options, nil
 	}
-	for _, pair := range o.Options {
-		if option := strings.Join(pair, "="); option == "exec" {
+	for _, words := range o.Options {
+		if len(words) < 1 || len(words) > 2 {
+			return nil, errors.New("invalid option array length")
+		}
+		switch {
+		case words[0] == "exec" && len(words) == 1:
 			options = slices.DeleteFunc(options, func(s string) bool { return s == "noexec" })
-		} else {
-			options = append(options, option)
+		case words[0] == "noexec" && len(words) == 1:
+		default:
+			return nil, errors.New("invalid option: " + words[0])
 		}
 	}
 	if o.Mode != 0 {
@@ -250,7 +342,7 @@ func tmpfsOptions(o *dmount.TmpfsOptions) []string {
 	if o.SizeBytes != 0 {
 		options = append(options, "size="+strconv.FormatInt(o.SizeBytes, 10))
 	}
-	return options
+	return options, nil
 }
 
 // fromTmpfs parses the options of --tmpfs TARGET:OPTIONS.

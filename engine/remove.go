@@ -134,6 +134,7 @@ func (e *Engine) forget(r *record) {
 	}
 	e.mu.Unlock()
 	e.cfg.Images.Release(r.id)
+	e.releaseMounts(r.config())
 }
 
 // finishRemoval removes what is left of a container whose directory has been

@@ -95,6 +95,9 @@ func (e *Engine) restore(ctx context.Context) error {
 	if err := e.cfg.Runtime.Sweep(ctx, e.groups()); err != nil {
 		return err
 	}
+	if err := errors.Join(e.sweepSources(), e.cfg.Volumes.Sweep()); err != nil {
+		e.log.Warn("mounts of an earlier life stay", "err", err)
+	}
 	return e.sweepSteps()
 }
 
@@ -179,7 +182,7 @@ func (e *Engine) settle(ctx context.Context, f found) error {
 	r := f.r
 	switch f.fate() {
 	case adopt:
-		return e.adopt(f)
+		return e.adopt(ctx, f)
 	case discard:
 		if err := f.proc.Delete(ctx); err != nil {
 			return err
@@ -208,7 +211,7 @@ func (e *Engine) settle(ctx context.Context, f found) error {
 	return e.boot(ctx, r, false)
 }
 
-func (e *Engine) adopt(f found) error {
+func (e *Engine) adopt(ctx context.Context, f found) error {
 	status := dcontainer.StateRunning
 	if f.proc.Paused() {
 		status = dcontainer.StatePaused
@@ -217,6 +220,9 @@ func (e *Engine) adopt(f found) error {
 		if err := f.r.change(soon, func(st *state) { st.Status = status }); err != nil {
 			return err
 		}
+	}
+	if err := e.useVolumes(ctx, f.r.config(), f.r.id); err != nil {
+		e.log.Warn("volume of a running container", "container", f.r.id, "err", err)
 	}
 	e.log.Info("container adopted", "container", f.r.id)
 	e.supervise(f.r, e.newRun(f.proc))

@@ -26,7 +26,8 @@ type surroundings struct {
 	files    string // directory of hosts, hostname, resolv.conf
 	cgroup   string // parent of the container's cgroup, relative to the instance's
 	hostname string
-	possible []string // capabilities that this host can give
+	possible []string          // capabilities that this host can give
+	sources  map[string]string // what mounts are bound from, by destination; else their own source
 }
 
 // buildSpec translates a container's configuration into a runtime specification.
@@ -164,6 +165,9 @@ func addMounts(spec *specs.Spec, cfg *config, in surroundings) {
 		}
 	}
 	for _, p := range cfg.Mounts {
+		if source := in.sources[p.Destination]; source != "" {
+			p.Source = source
+		}
 		spec.Mounts = append(spec.Mounts, p.oci())
 		switch p.Propagation {
 		case dmount.PropagationShared, dmount.PropagationRShared:

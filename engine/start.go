@@ -97,11 +97,15 @@ func (e *Engine) launch(ctx context.Context, r *record) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := e.useVolumes(ctx, cfg, r.id); err != nil {
+		return err
+	}
 	cleanup := context.WithoutCancel(ctx)
 	var net connection
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, e.disconnect(cleanup, r.id, net))
+			e.doneVolumes(cfg, r.id)
 		}
 	}()
 	g, gctx := errgroup.WithContext(ctx)
@@ -122,6 +126,16 @@ func (e *Engine) launch(ctx context.Context, r *record) (err error) {
 	if err := e.writeFiles(cfg, net); err != nil {
 		return err
 	}
+	from, err := e.openSources(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := from.close(); err != nil {
+			e.log.Warn("source of a mount stays mounted", "container", r.id, "err", err)
+		}
+	}()
+	in.sources = from.paths
 	spec, err := buildSpec(cfg, in)
 	if err != nil {
 		return err
@@ -249,7 +263,7 @@ func (e *Engine) namespaceOf(ref string) (string, error) {
 // checkSources makes sure that what is to be mounted is there.
 func checkSources(cfg *config) error {
 	for _, p := range cfg.Mounts {
-		if p.Type == dmount.TypeTmpfs {
+		if p.Type == dmount.TypeTmpfs || p.Type == dmount.TypeImage {
 			continue
 		}
 		if p.CreateSource {

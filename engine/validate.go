@@ -105,10 +105,7 @@ func refuseFields(h *dcontainer.HostConfig) error {
 		}
 	}
 	for _, m := range h.Mounts {
-		if m.BindOptions != nil && m.BindOptions.ReadOnlyForceRecursive {
-			return unsupported("HostConfig.Mounts.BindOptions.ReadOnlyForceRecursive")
-		}
-		if m.Type == dmount.TypeNamedPipe || m.Type == dmount.TypeCluster || m.Type == dmount.TypeImage {
+		if m.Type == dmount.TypeNamedPipe || m.Type == dmount.TypeCluster {
 			return unsupported("HostConfig.Mounts.Type " + string(m.Type))
 		}
 	}

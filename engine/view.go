@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	dmount "github.com/moby/moby/api/types/mount"
@@ -51,7 +52,7 @@ type viewMount struct {
 // openView returns a view of a container. Until it is closed, the container can
 // be stopped and removed, but is not started: the kernel does not let two mounts
 // write to one layer.
-func (e *Engine) openView(ctx context.Context, r *record, mounts withMounts) (*view, error) {
+func (e *Engine) openView(ctx context.Context, r *record, mounts withMounts) (_ *view, err error) {
 	if err := r.lock(ctx); err != nil {
 		return nil, err
 	}
@@ -59,18 +60,35 @@ func (e *Engine) openView(ctx context.Context, r *record, mounts withMounts) (*v
 	if r.isRemoving() {
 		return nil, problem.New(problem.Conflict, "container %s is being removed", r.id)
 	}
-	cfg := r.config()
-	var list []viewMount
-	if mounts {
-		list = e.viewMounts(cfg)
+	cfg := seenMounts(r.config(), mounts)
+	owner := "view " + newID()
+	if err := e.useVolumes(ctx, cfg, owner); err != nil {
+		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			e.doneVolumes(cfg, owner)
+		}
+	}()
+	from, err := e.openSources(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err := from.close(); err != nil {
+			e.log.Warn("source of a mount stays mounted", "container", r.id, "err", err)
+		}
+	}()
 	_, root, err := e.surround(cfg)
 	if err != nil {
 		return nil, err
 	}
 	b := viewBuilder{
-		at: filepath.Dir(r.dir), mounts: list,
+		at:     filepath.Dir(r.dir),
 		layers: container.Overlay{Lower: root[1:], Upper: root[0], Work: filepath.Join(r.dir, "work")},
+	}
+	if mounts {
+		b.mounts = e.viewMounts(cfg, from)
 	}
 	if this := r.running(); this != nil {
 		if b.namespace, err = mountNamespace(this.proc); err != nil {
@@ -83,13 +101,26 @@ func (e *Engine) openView(ctx context.Context, r *record, mounts withMounts) (*v
 		return nil, fmt.Errorf("open the file system of container %s: %w", r.id, err)
 	}
 	r.views.enter()
-	v.done = r.views.leave
+	v.done = func() {
+		e.doneVolumes(cfg, owner)
+		r.views.leave()
+	}
 	return v, nil
+}
+
+// seenMounts returns the configuration with those of its mounts that a view has.
+// An image's is not among them: its writable layer is the running container's.
+func seenMounts(cfg *config, mounts withMounts) *config {
+	seen := *cfg
+	seen.Mounts = slices.DeleteFunc(slices.Clone(cfg.Mounts), func(p mountPoint) bool {
+		return !bool(mounts) || p.Type == dmount.TypeTmpfs || p.Type == dmount.TypeImage
+	})
+	return &seen
 }
 
 // viewMounts lists the mounts of a view, parents first. A file of the container's
 // surroundings is there once it has been started.
-func (e *Engine) viewMounts(cfg *config) []viewMount {
+func (e *Engine) viewMounts(cfg *config, from *sources) []viewMount {
 	var list []viewMount
 	own := map[string]bool{}
 	for _, p := range cfg.Mounts {
@@ -102,9 +133,11 @@ func (e *Engine) viewMounts(cfg *config) []viewMount {
 		}
 	}
 	for _, p := range cfg.Mounts {
-		if p.Type != dmount.TypeTmpfs {
-			list = append(list, viewMount{source: p.Source, target: p.Destination, recursive: !p.NonRecursive, readOnly: !p.RW})
+		source := p.Source
+		if at := from.paths[p.Destination]; at != "" {
+			source = at
 		}
+		list = append(list, viewMount{source: source, target: p.Destination, recursive: !p.NonRecursive, readOnly: !p.RW})
 	}
 	return list
 }

@@ -28,6 +28,9 @@ func (s *Store) CopyUp(ctx context.Context, name, src string) error {
 	if err != nil || len(entries) > 0 {
 		return err
 	}
+	if mounted, err := isMounted(data); err != nil || mounted {
+		return errors.Join(err, copyTree(ctx, src, data)) // a mount point cannot be exchanged
+	}
 	tmp := filepath.Join(filepath.Dir(data), copyDir)
 	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o755)); err != nil {
 		return err

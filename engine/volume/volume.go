@@ -6,7 +6,7 @@
 // # On disk
 //
 //	DIR/NAME/volume.json  what was asked for; durable before Create returns
-//	DIR/NAME/_data        the content
+//	DIR/NAME/_data        the content, or where the device of the options is mounted while it is used
 //	DIR/NAME/_copy        content on its way from an image; swapped with _data when whole
 //
 // A directory without volume.json is a creation or a removal that a crash
@@ -63,7 +63,10 @@ type Store struct {
 	dir string
 	log *slog.Logger
 
-	mu      sync.Mutex
+	using sync.Mutex                 // held while volumes are mounted and unmounted; guards users
+	users map[string]map[string]bool // of the volumes that are mounted: who uses them
+
+	mu      sync.Mutex // after using
 	volumes map[string]record
 }
 
@@ -73,11 +76,12 @@ type record struct {
 	Name    string
 	Created time.Time
 	Labels  map[string]string
+	Options map[string]string `json:",omitempty"` // of the driver
 }
 
 // Open reads the volumes and removes what interrupted creations and removals left.
 func Open(cfg Config) (*Store, error) {
-	s := &Store{dir: cfg.Dir, log: cfg.Logger, volumes: map[string]record{}}
+	s := &Store{dir: cfg.Dir, log: cfg.Logger, volumes: map[string]record{}, users: map[string]map[string]bool{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -101,7 +105,7 @@ func (s *Store) load(name string) error {
 	data, err := os.ReadFile(filepath.Join(dir, recordFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		s.log.Info("removing a half-made volume", "volume", name)
-		return os.RemoveAll(dir)
+		return removeAll(dir)
 	}
 	if err != nil {
 		return err
@@ -143,7 +147,7 @@ func (s *Store) Create(ctx context.Context, req dvolume.CreateRequest) (dvolume.
 	if r, ok := s.volumes[req.Name]; ok {
 		return s.volume(r), nil
 	}
-	r := record{Version: 1, Name: req.Name, Created: time.Now().UTC(), Labels: req.Labels}
+	r := record{Version: 1, Name: req.Name, Created: time.Now().UTC(), Labels: req.Labels, Options: req.DriverOpts}
 	dir := filepath.Join(s.dir, r.Name)
 	if err := s.write(dir, r); err != nil {
 		return dvolume.Volume{}, errors.Join(fmt.Errorf("create volume %s: %w", r.Name, err), os.RemoveAll(dir))
@@ -175,8 +179,8 @@ func validate(req dvolume.CreateRequest) error {
 	if req.Driver != "" && req.Driver != Driver && req.Driver != "default" {
 		return problem.New(problem.NotFound, "create %s: error looking up volume plugin %s: plugin \"%s\" not found", req.Name, req.Driver, req.Driver)
 	}
-	for option := range req.DriverOpts {
-		return problem.New(problem.Unsupported, "create %s: volume driver option %q is not supported by this version of Gantry", req.Name, option)
+	if err := validateOptions(req.DriverOpts); err != nil {
+		return fmt.Errorf("create %s: %w", req.Name, err)
 	}
 	if req.ClusterVolumeSpec != nil {
 		return problem.New(problem.Unsupported, "create %s: cluster volumes are not supported by Gantry", req.Name)
@@ -210,22 +214,44 @@ func (s *Store) List(ctx context.Context) []dvolume.Volume {
 // Remove removes a volume and its content. The caller has made sure that no
 // container uses it. Errors: NotFound.
 func (s *Store) Remove(ctx context.Context, name string) error {
-	s.mu.Lock()
-	_, ok := s.volumes[name]
-	delete(s.volumes, name)
-	s.mu.Unlock()
-	if !ok {
-		return notFound(name)
+	if err := s.forget(name); err != nil {
+		return err
 	}
 	dir := filepath.Join(s.dir, name)
 	// The record first: what is left of the content after a crash is swept by Open.
 	err := os.Remove(filepath.Join(dir, recordFile))
 	if err == nil {
-		err = os.RemoveAll(dir)
+		err = removeAll(dir)
 	}
 	if err != nil {
 		return fmt.Errorf("remove volume %s: %w", name, err)
 	}
+	return nil
+}
+
+// forget takes a volume out of the index, and unmounts it first: what is mounted
+// is not the volume's to remove.
+func (s *Store) forget(name string) error {
+	s.mu.Lock()
+	r, ok := s.volumes[name]
+	if ok && !r.mounts() {
+		delete(s.volumes, name)
+	}
+	s.mu.Unlock()
+	if !ok {
+		return notFound(name)
+	}
+	if !r.mounts() {
+		return nil
+	}
+	s.using.Lock()
+	defer s.using.Unlock()
+	if err := unmount(s.data(name)); err != nil {
+		return fmt.Errorf("remove volume %s: %w", name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.volumes, name)
 	return nil
 }
 
@@ -239,11 +265,20 @@ func (s *Store) Path(name string) (string, error) {
 	return filepath.Join(s.dir, name, dataDir), nil
 }
 
-// Size returns how many bytes a volume's content takes on disk.
+// UnknownSize is the size of a volume that something is mounted for.
+const UnknownSize = -1
+
+// Size returns how many bytes a volume's content takes on disk, or UnknownSize.
 func (s *Store) Size(ctx context.Context, name string) (int64, error) {
 	path, err := s.Path(name)
 	if err != nil {
 		return 0, err
+	}
+	s.mu.Lock()
+	mounts := s.volumes[name].mounts()
+	s.mu.Unlock()
+	if mounts {
+		return UnknownSize, nil
 	}
 	return diskUsage(ctx, path)
 }
@@ -273,7 +308,7 @@ func (s *Store) Check(ctx context.Context) []error {
 
 func (s *Store) volume(r record) dvolume.Volume {
 	return dvolume.Volume{
-		Name: r.Name, Driver: Driver, Scope: "local", Labels: r.Labels,
+		Name: r.Name, Driver: Driver, Scope: "local", Labels: r.Labels, Options: r.Options,
 		CreatedAt:  r.Created.Format(time.RFC3339),
 		Mountpoint: filepath.Join(s.dir, r.Name, dataDir),
 	}

@@ -71,7 +71,7 @@ func TestBadRequestsAreRefused(t *testing.T) {
 		"a path":            {dvolume.CreateRequest{Name: "../etc"}, problem.Invalid},
 		"one letter":        {dvolume.CreateRequest{Name: "a"}, problem.Invalid},
 		"a foreign driver":  {dvolume.CreateRequest{Name: "data", Driver: "nfs"}, problem.NotFound},
-		"options":           {dvolume.CreateRequest{Name: "data", DriverOpts: map[string]string{"type": "tmpfs"}}, problem.Unsupported},
+		"options":           {dvolume.CreateRequest{Name: "data", DriverOpts: map[string]string{"type": "tmpfs"}}, problem.Invalid},
 		"a cluster volume":  {dvolume.CreateRequest{Name: "data", ClusterVolumeSpec: &dvolume.ClusterVolumeSpec{}}, problem.Unsupported},
 		"a separator later": {dvolume.CreateRequest{Name: "a/b"}, problem.Invalid},
 	} {
