@@ -50,7 +50,7 @@ func (a *Attachment) Run(ctx context.Context, s Streams) error {
 			return this.proc.Attach(ctx, container.Streams(s), a.settle)
 		})
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 

@@ -24,6 +24,7 @@ type exec struct {
 	process specs.Process
 	proc    *container.Exec // nil before the start
 	started bool
+	settled chan struct{} // closed when the start has succeeded or failed
 	over    bool
 	ended   time.Time
 	code    int
@@ -35,6 +36,7 @@ func (x *exec) containerGone() {
 		return
 	}
 	x.over, x.code, x.ended = true, 128+int(unix.SIGKILL), time.Now()
+	x.settle()
 	if x.proc == nil {
 		return
 	}
@@ -45,6 +47,15 @@ func (x *exec) containerGone() {
 			x.code = exit.Code
 		}
 	default:
+	}
+}
+
+// settle lets those go on who wait for the start. The caller holds mu.
+func (x *exec) settle() {
+	select {
+	case <-x.settled:
+	default:
+		close(x.settled)
 	}
 }
 
@@ -125,7 +136,7 @@ func (e *Engine) newExec(r *record, req dcontainer.ExecCreateRequest) (*exec, er
 	if req.Tty && !cfg.Config.Tty {
 		env = mergeEnv([]string{"TERM=xterm"}, env)
 	}
-	x := &exec{id: newID(), req: req}
+	x := &exec{id: newID(), req: req, settled: make(chan struct{})}
 	x.process = specs.Process{
 		Terminal: req.Tty, Args: req.Cmd, Env: mergeEnv(env, req.Env), Cwd: cfg.Config.WorkingDir,
 		User: in.account.User, NoNewPrivileges: opts.noNewPrivileges,
@@ -176,22 +187,30 @@ func (e *Engine) ExecConfig(ctx context.Context, id string) (dcontainer.ExecCrea
 		return x.req, problem.New(problem.Conflict, "exec command %s is already running", id)
 	case r.run == nil:
 		return x.req, notRunning(r.id)
+	case r.st.Status == dcontainer.StatePaused:
+		return x.req, problem.New(problem.Conflict, "container %s is paused, unpause the container before exec", r.id)
 	}
 	return x.req, nil
 }
 
 // ExecStart runs the process. With streams it returns when they are done;
 // without (nil), as soon as the process runs. The end of ctx ends the
-// connection, not the process.
+// connection, not the process. console is the first size of its terminal, rows
+// and columns; nil: what ExecCreate was told.
 //
 // Errors: NotFound, Conflict, Invalid if there is no such program; ErrDetached.
-func (e *Engine) ExecStart(ctx context.Context, id string, s *Streams) error {
+func (e *Engine) ExecStart(ctx context.Context, id string, s *Streams, console *[2]uint) error {
 	if _, err := e.ExecConfig(ctx, id); err != nil {
 		return err
 	}
 	r, x, err := e.findExec(id)
 	if err != nil {
 		return err
+	}
+	if console != nil && x.req.Tty {
+		r.mu.Lock()
+		x.process.ConsoleSize = &specs.Box{Height: console[0], Width: console[1]}
+		r.mu.Unlock()
 	}
 	_, err = e.runExec(ctx, r, x, s)
 	return err
@@ -200,7 +219,7 @@ func (e *Engine) ExecStart(ctx context.Context, id string, s *Streams) error {
 // runExec starts the process and, with streams, follows it.
 func (e *Engine) runExec(ctx context.Context, r *record, x *exec, s *Streams) (*container.Exec, error) {
 	r.mu.Lock()
-	this, twice := r.run, x.started
+	this, twice, process := r.run, x.started, x.process
 	x.started = true
 	r.mu.Unlock()
 	if this == nil {
@@ -209,7 +228,9 @@ func (e *Engine) runExec(ctx context.Context, r *record, x *exec, s *Streams) (*
 	if twice {
 		return nil, problem.New(problem.Conflict, "exec command %s is already running", x.id)
 	}
-	proc, err := this.proc.Exec(ctx, container.ExecSpec{ID: x.id, Process: x.process, Stdin: s != nil && s.Stdin != nil})
+	// A client that goes away meanwhile does not take the start back.
+	whole := context.WithoutCancel(ctx)
+	proc, err := this.proc.Exec(whole, container.ExecSpec{ID: x.id, Process: process, Stdin: s != nil && s.Stdin != nil})
 	if err != nil {
 		r.execOver(x, codeNotExecutable)
 		return nil, err
@@ -218,9 +239,12 @@ func (e *Engine) runExec(ctx context.Context, r *record, x *exec, s *Streams) (*
 	x.proc = proc
 	r.mu.Unlock()
 	start := func() error {
-		if err := proc.Start(ctx); err != nil {
+		if err := proc.Start(whole); err != nil {
 			return newExecFailure(r, x, err)
 		}
+		r.mu.Lock()
+		x.settle()
+		r.mu.Unlock()
 		e.emit(r, devents.Action("exec_start: "+strings.Join(x.req.Cmd, " ")), map[string]string{"execID": x.id})
 		e.spawn(func(ctx context.Context) { e.watchExec(ctx, r, x, proc) })
 		return nil
@@ -229,12 +253,14 @@ func (e *Engine) runExec(ctx context.Context, r *record, x *exec, s *Streams) (*
 		return proc, start()
 	}
 	var startErr error
+	begun := false
 	actx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	this.readers.enter()
 	err = relay(ctx, *s, proc.Done(), func(s Streams) error {
 		defer this.readers.leave()
 		return proc.Attach(actx, container.Streams(s), func() {
+			begun = true
 			if startErr = start(); startErr != nil {
 				cancel()
 			}
@@ -242,6 +268,13 @@ func (e *Engine) runExec(ctx context.Context, r *record, x *exec, s *Streams) (*
 	})
 	if startErr != nil {
 		return nil, startErr
+	}
+	if !begun && ctx.Err() != nil { // the client went: it goes on without
+		return proc, start()
+	}
+	if !begun {
+		r.execOver(x, codeNotExecutable)
+		return nil, errors.Join(err, proc.Close(whole))
 	}
 	return proc, err
 }
@@ -253,6 +286,9 @@ func newExecFailure(r *record, x *exec, err error) error {
 	if errors.Is(err, problem.NotFound) {
 		code = codeNotFound
 	}
+	r.mu.Lock()
+	x.proc = nil
+	r.mu.Unlock()
 	r.execOver(x, code)
 	return invalid("%s", err.Error())
 }
@@ -261,6 +297,7 @@ func (r *record) execOver(x *exec, code int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	x.over, x.code, x.ended = true, code, time.Now()
+	x.settle()
 }
 
 // watchExec records the exit of the process.
@@ -276,17 +313,30 @@ func (e *Engine) watchExec(ctx context.Context, r *record, x *exec, proc *contai
 	e.emit(r, devents.ActionExecDie, map[string]string{"execID": x.id, "exitCode": strconv.Itoa(exit.Code)})
 }
 
-// ExecResize sets the size of the process's terminal. Errors: NotFound, Conflict.
+// resizeWait is how long a resize waits for the start: as the reference.
+const resizeWait = 10 * time.Second
+
+// ExecResize sets the size of the process's terminal. It waits for a start that
+// is not done yet. Errors: NotFound, Conflict, Invalid if the start failed.
 func (e *Engine) ExecResize(ctx context.Context, id string, rows, cols uint16) error {
 	r, x, err := e.findExec(id)
 	if err != nil {
 		return err
 	}
+	limit := time.NewTimer(resizeWait)
+	defer limit.Stop()
+	select {
+	case <-x.settled:
+	case <-limit.C:
+		return errors.New("timeout waiting for exec session ready")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	r.mu.Lock()
 	proc := x.proc
 	r.mu.Unlock()
 	if proc == nil {
-		return problem.New(problem.Conflict, "exec process is not started")
+		return problem.New(problem.Invalid, "exec process is not started")
 	}
 	return proc.Resize(ctx, rows, cols)
 }

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -98,9 +99,16 @@ func sendInput(conn net.Conn, s Streams) bool {
 			}
 		}
 		if err != nil {
-			var h [wire.HeaderSize]byte
-			wire.PutHeader(h[:], wire.StdinEnd, 0)
-			_, _ = conn.Write(h[:]) // the output's reader hears of a broken connection
+			// What was held back were no detach keys after all.
+			rest := keys.keys[:keys.have]
+			frame := append(buf[:wire.HeaderSize:wire.HeaderSize], rest...)
+			wire.PutHeader(frame, wire.Stdin, len(rest))
+			if len(rest) == 0 {
+				frame = frame[:0]
+			}
+			end := append(frame, make([]byte, wire.HeaderSize)...)
+			wire.PutHeader(end[len(frame):], wire.StdinEnd, 0)
+			_, _ = conn.Write(end) // the output's reader hears of a broken connection
 			return false
 		}
 	}
@@ -120,23 +128,17 @@ func (d *detacher) filter(in []byte) (send []byte, detach bool) {
 	}
 	send = make([]byte, 0, len(in)+d.have)
 	for _, b := range in {
-		if b == d.keys[d.have] {
-			d.have++
-			if d.have == len(d.keys) {
-				return send, true
-			}
-			continue
+		// What is held back, and b: send of it what cannot begin the keys.
+		held := append(d.keys[:d.have:d.have], b)
+		keep := len(held)
+		for !bytes.Equal(held[len(held)-keep:], d.keys[:keep]) {
+			keep--
 		}
-		send = append(send, d.keys[:d.have]...)
-		d.have = 0
-		if b == d.keys[0] {
-			d.have = 1
-			if len(d.keys) == 1 {
-				return send, true
-			}
-			continue
+		send = append(send, held[:len(held)-keep]...)
+		d.have = keep
+		if d.have == len(d.keys) {
+			return send, true
 		}
-		send = append(send, b)
 	}
 	return send, false
 }

@@ -18,7 +18,6 @@ import (
 )
 
 func TestDetachKeys(t *testing.T) {
-	keys := []byte{16, 17}
 	cases := map[string]struct {
 		in     []string
 		want   string
@@ -33,9 +32,13 @@ func TestDetachKeys(t *testing.T) {
 		"held back while more may come":      {[]string{"a\x10"}, "a", false},
 		"begun anew after something else":    {[]string{"\x10a\x10\x11"}, "\x10a", true},
 		"nothing more after they were found": {[]string{"\x10\x11", "x"}, "", true},
+		"keys that begin within themselves":  {[]string{"aaab"}, "a", true},
 	}
 	for name, c := range cases {
-		d := detacher{keys: keys}
+		d := detacher{keys: []byte{16, 17}}
+		if strings.HasPrefix(name, "keys that") {
+			d.keys = []byte("aab")
+		}
 		var got []byte
 		detach := false
 		for _, in := range c.in {

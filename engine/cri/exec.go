@@ -97,7 +97,7 @@ func (s *Streams) Exec(ctx context.Context, id string, cmd []string, in io.Reade
 	err = s.withResize(ctx, resize, func(ctx context.Context, size remotecommand.TerminalSize) error {
 		return s.engine.ExecResize(ctx, execID, size.Height, size.Width)
 	}, func(ctx context.Context) error {
-		streamErr := s.engine.ExecStart(ctx, execID, streams(in, out, errOut))
+		streamErr := s.engine.ExecStart(ctx, execID, streams(in, out, errOut), nil)
 		var err error
 		if code, err = s.engine.ExecWait(ctx, execID); err != nil {
 			return errors.Join(streamErr, err)

@@ -52,12 +52,21 @@ func (c *call) attach() error {
 		claim.Close()
 		return nil
 	}
+	live, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
 	s := engine.Streams{}
 	if found.Config.Tty {
 		s.DetachKeys = keys // elsewhere the bytes may be data
 	}
 	if c.query.bool("stdin") && found.Config.OpenStdin {
-		s.Stdin = conn.in
+		s.Stdin = conn.stdin(nil, cancel)
+		if found.Config.Tty || !found.Config.StdinOnce {
+			// The container's stdin stays open for others; as in the
+			// reference the client's part ends here.
+			s.Stdin = conn.stdin(func() { cancel(errClientEnded) }, cancel)
+		}
+	} else {
+		go conn.watch(cancel)
 	}
 	if c.query.bool("stdout") {
 		s.Stdout = out
@@ -66,9 +75,12 @@ func (c *call) attach() error {
 		s.Stderr = errOut
 	}
 	c.cfg.Engine.Emit("container", "attach", found.ID, eventAttributes(found))
-	err = claim.Run(context.WithoutCancel(ctx), s)
+	err = claim.Run(live, s)
 	if errors.Is(err, engine.ErrDetached) {
 		c.cfg.Engine.Emit("container", "detach", found.ID, eventAttributes(found))
+		return nil
+	}
+	if live.Err() != nil {
 		return nil
 	}
 	return err

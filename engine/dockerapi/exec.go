@@ -45,8 +45,11 @@ func (c *call) startExec() error {
 	if err != nil {
 		return err
 	}
+	if c.version.less(1, 42) || !req.Tty {
+		req.ConsoleSize = nil // as in the reference
+	}
 	if req.Detach {
-		if err := c.cfg.Engine.ExecStart(ctx, c.vars[0], nil); err != nil {
+		if err := c.cfg.Engine.ExecStart(ctx, c.vars[0], nil, req.ConsoleSize); err != nil {
 			return err
 		}
 		c.begun = true
@@ -57,21 +60,27 @@ func (c *call) startExec() error {
 	if err != nil {
 		return err
 	}
-	if req.ConsoleSize != nil && !asked.Tty {
-		return invalid("console size is only supported when TTY is enabled")
-	}
-	conn, err := c.hijack(c.mediaType(asked.Tty))
+	// Whether the streams are framed is the start's to say, as in the reference.
+	conn, err := c.hijack(c.mediaType(req.Tty))
 	if err != nil {
 		return err
 	}
 	defer conn.end()
-	out, errOut := writersTo(conn, asked.Tty)
+	out, errOut := writersTo(conn, req.Tty)
+	live, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
 	s := engine.Streams{}
 	if asked.Tty {
 		s.DetachKeys = keys // elsewhere the bytes may be data
 	}
 	if asked.AttachStdin {
-		s.Stdin = conn.in
+		s.Stdin = conn.stdin(nil, cancel)
+		if asked.Tty {
+			// A terminal has no half-close: the client's part ends here.
+			s.Stdin = conn.stdin(func() { cancel(errClientEnded) }, cancel)
+		}
+	} else {
+		go conn.watch(cancel)
 	}
 	if asked.AttachStdout {
 		s.Stdout = out
@@ -79,8 +88,8 @@ func (c *call) startExec() error {
 	if asked.AttachStderr {
 		s.Stderr = errOut
 	}
-	err = c.cfg.Engine.ExecStart(context.WithoutCancel(ctx), c.vars[0], &s)
-	if err != nil && !errors.Is(err, engine.ErrDetached) {
+	err = c.cfg.Engine.ExecStart(live, c.vars[0], &s, req.ConsoleSize)
+	if err != nil && live.Err() == nil && !errors.Is(err, engine.ErrDetached) {
 		// The status is written: as in the reference, the error is output.
 		fmt.Fprintf(out, "%v\r\n", err)
 	}

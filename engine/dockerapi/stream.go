@@ -1,6 +1,7 @@
 package dockerapi
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,14 +10,72 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/moby/moby/api/types"
+	"golang.org/x/sys/unix"
 )
 
 // hijacked is a connection taken over from HTTP for a container's streams.
 type hijacked struct {
 	net.Conn
 	in io.Reader // what the client sends
+}
+
+// errClientEnded is the cause that ends the context of a call whose client has
+// ended the stream.
+var errClientEnded = errors.New("the client has ended the stream")
+
+// stdin returns the client's input. halfClose, if not nil, is called at its end.
+// A client that is found to have gone altogether, now or later, ends the call by
+// cancel.
+func (h *hijacked) stdin(halfClose func(), cancel context.CancelCauseFunc) io.Reader {
+	return &input{Reader: h.in, end: func() {
+		if halfClose != nil {
+			halfClose()
+		}
+		go h.watch(cancel)
+	}}
+}
+
+// watch waits until the client has closed the connection in both directions, or
+// the connection is closed here. Nobody may be reading from it.
+func (h *hijacked) watch(cancel context.CancelCauseFunc) {
+	conn := h.Conn
+	if secure, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = secure.NetConn()
+	}
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return // a write will find out
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return // closed here
+	}
+	hungUp := func(fd uintptr) bool {
+		poll := []unix.PollFd{{Fd: int32(fd)}}
+		_, err := unix.Poll(poll, 0)
+		return err == nil && poll[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+	}
+	if raw.Read(hungUp) == nil {
+		cancel(errClientEnded)
+	}
+}
+
+// input is a reader whose end is told, once.
+type input struct {
+	io.Reader
+	once sync.Once
+	end  func()
+}
+
+func (in *input) Read(p []byte) (int, error) {
+	n, err := in.Reader.Read(p)
+	if err != nil {
+		in.once.Do(in.end)
+	}
+	return n, err
 }
 
 // hijack takes the connection over, and tells the client so. The request's
@@ -28,7 +87,7 @@ func (c *call) hijack(media string) (*hijacked, error) {
 		return nil, fmt.Errorf("take the connection over: %w", err)
 	}
 	c.begun = true
-	head := "HTTP/1.1 200 OK\r\nContent-Type: " + media + "\r\n\r\n"
+	head := "HTTP/1.1 200 OK\r\nContent-Type: " + types.MediaTypeRawStream + "\r\n\r\n"
 	if c.r.Header.Get("Upgrade") != "" {
 		head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + media + "\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 	}

@@ -24,7 +24,7 @@ type Entry struct {
 // Options says which entries to read. The zero value with a Format reads all.
 type Options struct {
 	Format       string    // "json-file" or "cri"
-	Follow       bool      // go on with what is written, until ctx is done or Done is closed
+	Follow       bool      // go on with what is written, until ctx is done, Done is closed or Until is past
 	Tail         int       // of the lines that the other options let through, the last so many; 0 means all, negative none
 	Since, Until time.Time // zero: no bound; both inclusive
 	Stdout       bool      // neither this nor Stderr: both

@@ -206,3 +206,20 @@ func TestFollowSeesALineWhoseEndComesLater(t *testing.T) {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
+
+func TestFollowEndsWhenNothingMoreIsWanted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(path, []byte(line(0, "stdout", "F", "a")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, err := range Read(t.Context(), path, Options{Format: "cri", Follow: true, Until: time.Now().Add(100 * time.Millisecond)}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	if n != 1 {
+		t.Errorf("%d lines, want the one that is there", n)
+	}
+}

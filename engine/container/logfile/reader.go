@@ -37,7 +37,7 @@ func (r *reader) close() {
 func (r *reader) read(ctx context.Context) error {
 	if r.options.Follow {
 		// Before the files are opened, so that no change is missed.
-		w, err := watch(ctx, r.path, r.options.Done)
+		w, err := watch(ctx, r.path, r.options.Done, r.options.Until)
 		if err != nil {
 			return err
 		}

@@ -18,11 +18,12 @@ import (
 type watcher struct {
 	f      *os.File
 	done   <-chan struct{}
+	late   chan struct{} // closed when nothing that comes is wanted any more
 	cancel context.CancelFunc
 	gone   chan struct{} // closed when the goroutine has ended
 }
 
-func watch(ctx context.Context, path string, done <-chan struct{}) (*watcher, error) {
+func watch(ctx context.Context, path string, done <-chan struct{}, until time.Time) (*watcher, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if errors.Is(err, unix.EMFILE) {
 		return nil, problem.New(problem.Unavailable, "follow log: no inotify instance is free; raise the sysctl fs.inotify.max_user_instances")
@@ -35,13 +36,21 @@ func watch(ctx context.Context, path string, done <-chan struct{}) (*watcher, er
 		unix.Close(fd)
 		return nil, fmt.Errorf("follow log %s: %w", path, err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	w := &watcher{f: os.NewFile(uintptr(fd), "inotify"), done: done, cancel: cancel, gone: make(chan struct{})}
+	var cancel context.CancelFunc
+	if until.IsZero() {
+		ctx, cancel = context.WithCancel(ctx)
+	} else {
+		ctx, cancel = context.WithDeadline(ctx, until)
+	}
+	w := &watcher{f: os.NewFile(uintptr(fd), "inotify"), done: done, late: make(chan struct{}), cancel: cancel, gone: make(chan struct{})}
 	go func() {
 		defer close(w.gone)
 		select {
 		case <-done: // never, if nil
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				close(w.late)
+			}
 		}
 		// Ends the wait under way; ended tells which it was.
 		_ = w.f.SetReadDeadline(time.Unix(1, 0))
@@ -49,10 +58,12 @@ func watch(ctx context.Context, path string, done <-chan struct{}) (*watcher, er
 	return w, nil
 }
 
-// ended says whether nothing more will be written.
+// ended says whether nothing more will be written that is wanted.
 func (w *watcher) ended() bool {
 	select {
 	case <-w.done:
+		return true
+	case <-w.late:
 		return true
 	default:
 		return false
