@@ -26,6 +26,7 @@ func (s *Store) Check(ctx context.Context) error {
 	err := s.db.View(func(tx *bolt.Tx) error {
 		bad = append(bad, checkImages(tx)...)
 		bad = append(bad, checkNames(tx)...)
+		bad = append(bad, checkManifests(tx)...)
 		return eachLayer(tx, func(id digest.Digest, r layerRecord) error {
 			layers[id] = r
 			return nil
@@ -53,6 +54,7 @@ func (s *Store) Check(ctx context.Context) error {
 			bad = append(bad, fmt.Errorf("directory layers/%s has no record", d.Name()))
 		}
 	}
+	bad = append(bad, s.checkBlobs(ctx)...)
 	return errors.Join(bad...)
 }
 

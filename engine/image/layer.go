@@ -143,7 +143,7 @@ func (s *Store) install(ctx context.Context, layers []*unpacked, add addition) (
 	if err != nil {
 		return nil, err
 	}
-	var synced []digest.Digest
+	var synced pending
 	if add.durable {
 		boot = ""
 		// Before the lock: this takes as long as the disk does.
@@ -217,25 +217,50 @@ func (r layerRecord) layer(diffID digest.Digest) Layer {
 
 // syncLayers makes all layers durable, and returns those that were not known to
 // be.
-func (s *Store) syncLayers() ([]digest.Digest, error) {
-	var pending []digest.Digest
+func (s *Store) syncLayers() (pending, error) {
+	var p pending
 	err := s.db.View(func(tx *bolt.Tx) error {
-		return eachLayer(tx, func(diffID digest.Digest, r layerRecord) error {
+		err := eachLayer(tx, func(diffID digest.Digest, r layerRecord) error {
 			if r.Boot != "" {
-				pending = append(pending, diffID)
+				p.layers = append(p.layers, diffID)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return eachBlob(tx, func(d digest.Digest, r blobRecord) error {
+			if r.Boot != "" {
+				p.blobs = append(p.blobs, d)
 			}
 			return nil
 		})
 	})
 	if err != nil {
-		return nil, err
+		return p, err
 	}
-	return pending, s.sync()
+	return p, s.sync()
 }
 
-// settle notes that layers are on disk now; some may be gone again.
-func settle(tx *bolt.Tx, layers []digest.Digest) error {
-	for _, l := range layers {
+// pending are layers and blobs that were not known to be on disk.
+type pending struct{ layers, blobs []digest.Digest }
+
+// settle notes that layers and blobs are on disk now; some may be gone again.
+func settle(tx *bolt.Tx, p pending) error {
+	for _, d := range p.blobs {
+		r, err := getBlob(tx, d)
+		if errors.Is(err, problem.NotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		r.Boot = ""
+		if err := putBlob(tx, d, r); err != nil {
+			return err
+		}
+	}
+	for _, l := range p.layers {
 		r, err := getLayer(tx, l)
 		if errors.Is(err, problem.NotFound) {
 			continue

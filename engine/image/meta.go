@@ -18,7 +18,9 @@ var (
 	imagesBucket    = []byte("images")    // image ID -> imageRecord
 	namesBucket     = []byte("names")     // canonical reference -> image ID
 	layersBucket    = []byte("layers")    // hex of diffID -> layerRecord
-	blobsBucket     = []byte("blobs")     // digest of a packed layer seen -> diffID
+	blobsBucket     = []byte("blobs")     // digest -> blobRecord
+	manifestsBucket = []byte("manifests") // digest -> Manifest
+	packedBucket    = []byte("packed")    // diffID -> digest of the blob that Pack made of the layer
 	formatBucket    = []byte("format")    // "version" -> formatVersion
 )
 
@@ -28,6 +30,9 @@ const formatVersion = "1"
 type imageRecord struct {
 	Parent     digest.Digest `json:"parent,omitempty"`
 	LastTagged time.Time     `json:"lastTagged,omitzero"`
+
+	// Manifests of the image and the indexes it was found in, newest last.
+	Manifests []digest.Digest `json:"manifests,omitempty"`
 }
 
 // layerRecord is what the store knows of an unpacked layer.
@@ -42,7 +47,7 @@ type layerRecord struct {
 }
 
 func makeBuckets(tx *bolt.Tx) error {
-	for _, name := range [][]byte{documentsBucket, imagesBucket, namesBucket, layersBucket, blobsBucket, formatBucket} {
+	for _, name := range [][]byte{documentsBucket, imagesBucket, namesBucket, layersBucket, blobsBucket, manifestsBucket, packedBucket, formatBucket} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -289,11 +290,13 @@ func (s *Store) collect() ([]Layer, trash, error) {
 	used := s.leased()
 	var unused []Layer
 	var links []string
+	var blobs []digest.Digest
+	leased := maps.Clone(used)
 	err := s.db.Update(func(tx *bolt.Tx) error {
 		if err := usedByImages(tx, used); err != nil {
 			return err
 		}
-		return eachLayer(tx, func(id digest.Digest, r layerRecord) error {
+		err := eachLayer(tx, func(id digest.Digest, r layerRecord) error {
 			if used[id] {
 				return nil
 			}
@@ -301,6 +304,11 @@ func (s *Store) collect() ([]Layer, trash, error) {
 			links = append(links, r.Link)
 			return tx.Bucket(layersBucket).Delete([]byte(id.Encoded()))
 		})
+		if err != nil {
+			return err
+		}
+		blobs, err = collectBlobs(tx, leased)
+		return err
 	})
 	if err != nil {
 		return nil, nil, err
@@ -311,6 +319,11 @@ func (s *Store) collect() ([]Layer, trash, error) {
 	var bin trash
 	for i, l := range unused {
 		dir, derr := s.discard(l.DiffID, links[i])
+		err = errors.Join(err, derr)
+		bin = append(bin, dir)
+	}
+	if len(blobs) > 0 {
+		dir, derr := s.discardBlobs(blobs)
 		err = errors.Join(err, derr)
 		bin = append(bin, dir)
 	}

@@ -3,7 +3,10 @@
 // It owns the directory in Config.Dir, and nobody else writes there:
 //
 //	lock            held by the process that has the store open
-//	meta.db         bbolt: documents (image configurations), images, names, layers
+//	meta.db         bbolt: documents (image configurations), images, names, layers,
+//	                manifests
+//	blobs/ALG/HEX   packed layers exactly as they came or went, and what a registry
+//	                keeps; in use while a manifest of an image names them, or leased
 //	layers/HEX/     one unpacked layer, named for its diffID
 //	    diff/       its files, in the form that overlayfs reads
 //	    split       what, with diff/, gives its exact archive (see split.go);
@@ -161,7 +164,7 @@ func (s *Store) repair() error {
 	if err := removeContents(tmp); err != nil {
 		return err
 	}
-	if err := s.emptyLayer(); err != nil {
+	if err := errors.Join(s.emptyLayer(), s.repairBlobs()); err != nil {
 		return err
 	}
 	records, err := s.dropTorn()
