@@ -10,7 +10,7 @@ bin=$1
 
 declare -A package=(
 	[busybox]=busybox-static [mmdebstrap]=mmdebstrap [curl]=curl [ip]=iproute2
-	[nft]=nftables [gcc]=gcc [mkfs.ext4]=e2fsprogs
+	[nft]=nftables [docker-registry]=docker-registry [gcc]=gcc [mkfs.ext4]=e2fsprogs
 )
 missing=()
 for command in "${!package[@]}"; do

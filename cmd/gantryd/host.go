@@ -22,6 +22,7 @@ import (
 	"gantry/engine/dockerapi"
 	"gantry/engine/image"
 	"gantry/engine/network"
+	"gantry/engine/registry"
 	"gantry/engine/volume"
 	"gantry/internal/atomicfile"
 	"gantry/internal/control"
@@ -36,6 +37,7 @@ type host struct {
 	volumes  *volume.Store
 	builder  *builder.Builder
 	runtime  *container.Runtime
+	registry *registry.Client
 	engine   *engine.Engine
 	api      *dockerapi.Handler
 	resume   string // file that names the containers to start again; see stopContainers
@@ -115,8 +117,11 @@ func (s *server) openHost() (h *host, err error) {
 	if err != nil {
 		return h, err
 	}
+	if h.registry, err = s.openRegistryClient(h.images, logger("registry")); err != nil {
+		return h, err
+	}
 	h.api = dockerapi.New(dockerapi.Config{
-		Engine: h.engine, Images: h.images, Builder: h.builder, Networks: h.networks, Volumes: h.volumes,
+		Engine: h.engine, Images: h.images, Builder: h.builder, Registry: h.registry, Networks: h.networks, Volumes: h.volumes,
 		Version: version.Version, DataDir: s.cfg.DataDir, Logger: logger("dockerapi"),
 	})
 	return h, nil
@@ -125,7 +130,7 @@ func (s *server) openHost() (h *host, err error) {
 // openCRI returns the engine as the kubelet wants it, and serves it on a socket
 // as well.
 func (s *server) openCRI(ctx context.Context, g *errgroup.Group) (*cri.Service, error) {
-	service, err := cri.New(cri.Config{Engine: s.host.engine, Images: s.host.images, Dir: filepath.Join(s.cfg.DataDir, "image")})
+	service, err := cri.New(cri.Config{Engine: s.host.engine, Images: s.host.images, Registry: s.host.registry, Dir: filepath.Join(s.cfg.DataDir, "image")})
 	if err != nil || s.cfg.Disabled("cri") {
 		return service, err
 	}
@@ -143,6 +148,9 @@ func (h *host) close() error {
 	var errs []error
 	if h.runtime != nil {
 		errs = append(errs, h.runtime.Close())
+	}
+	if h.registry != nil {
+		h.registry.Close()
 	}
 	if h.images != nil {
 		errs = append(errs, h.images.Close())

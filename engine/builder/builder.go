@@ -68,10 +68,14 @@ type Request struct {
 	BuildArgs  map[string]*string // nil value: unset, as "--build-arg NAME" of an unset variable
 	Labels     map[string]string
 	NoCache    bool
-	Pull       bool   // refused: there is no registry client yet
+	Pull       bool   // fetch the images of FROM even where they are here
 	Platform   string // "os/architecture"; empty: the host's
 	Network    string // of RUN: "", "default", "none", "host", or a network's name
 	Limits     Limits // of each RUN
+
+	// Fetch brings an image into the store from its registry; it is called from
+	// several goroutines. nil: what is not in the store is not found.
+	Fetch func(ctx context.Context, name reference.Named, p ocispec.Platform) error
 }
 
 // Builder builds images. Its methods may be called concurrently.
@@ -179,8 +183,8 @@ func (b *Builder) newRun(req Request, progress func(Event)) (*run, error) {
 		progress = func(Event) {}
 	}
 	r := &run{Builder: b, req: req, progress: progress, lease: "build " + randomID()[:16], platform: image.Host()}
-	if req.Pull {
-		return nil, unsupported("--pull is not supported: this engine has no registry client yet")
+	if req.Pull && req.Fetch == nil {
+		return nil, unsupported("--pull is not supported: this engine reaches no registry")
 	}
 	if req.Context == nil {
 		return nil, problem.New(problem.Invalid, "build: no context")

@@ -62,7 +62,7 @@ func (x *stageRun) sourceLayers(ctx context.Context, from string) ([]digest.Dige
 	if ok {
 		return x.build.results[n].st.layers, nil
 	}
-	img, err := x.build.base(ctx, from)
+	img, err := x.build.base(ctx, from, x.build.platform, false)
 	return img.Layers, err
 }
 

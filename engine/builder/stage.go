@@ -13,6 +13,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"gantry/engine/image"
@@ -113,11 +114,11 @@ func (x *stageRun) from(ctx context.Context, s step) error {
 		}
 		return nil
 	default:
-		img, err := b.base(ctx, x.stage.base)
+		asked := x.stage.platform != "" || b.req.Platform != ""
+		img, err := b.base(ctx, x.stage.base, want, asked)
 		if err != nil {
 			return err
 		}
-		asked := x.stage.platform != "" || b.req.Platform != ""
 		if p := img.Platform(); asked && !image.Runs(p, want) {
 			return problem.New(problem.Invalid, "image %s is for %s, the build asks for %s",
 				x.stage.base, image.FormatPlatform(p), image.FormatPlatform(want))
@@ -128,11 +129,21 @@ func (x *stageRun) from(ctx context.Context, s step) error {
 	return x.triggers(ctx, s)
 }
 
-// base finds an image to build on, with a lease on its layers.
-func (r *run) base(ctx context.Context, name string) (image.Image, error) {
+// base finds an image to build on, with a lease on its layers. It is fetched
+// when it is not here, when the build says so, and when the one that is here is
+// for another platform than was asked for.
+func (r *run) base(ctx context.Context, name string, want ocispec.Platform, asked bool) (image.Image, error) {
 	img, err := r.cfg.Images.Resolve(ctx, name)
-	if errors.Is(err, problem.NotFound) {
-		return img, problem.New(problem.NotFound, "%w (images cannot be pulled yet: load or import it, or build it first)", err)
+	if err != nil && !errors.Is(err, problem.NotFound) {
+		return img, err
+	}
+	named, perr := image.ParseName(name)
+	here := err == nil && !r.req.Pull && (!asked || image.Runs(img.Platform(), want))
+	if byID := err == nil && strings.HasPrefix(img.ID.Encoded(), strings.TrimPrefix(name, "sha256:")); !here && !byID && r.req.Fetch != nil && perr == nil {
+		if err := r.req.Fetch(ctx, named, want); err != nil {
+			return img, err
+		}
+		img, err = r.cfg.Images.Resolve(ctx, name)
 	}
 	if err != nil {
 		return img, err

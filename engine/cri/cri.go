@@ -27,15 +27,18 @@ import (
 
 	"gantry/engine"
 	"gantry/engine/image"
+	"gantry/engine/registry"
 	"gantry/internal/problem"
 )
 
 // Config is what a Service needs.
 type Config struct {
-	Engine  *engine.Engine
-	Images  *image.Store
-	Version string // of Gantry
-	Dir     string // whose file system ImageFsInfo reports; the image store's
+	Engine *engine.Engine
+	Images *image.Store
+	// Registry pulls images; nil: only those that are here can be run.
+	Registry *registry.Client
+	Version  string // of Gantry
+	Dir      string // whose file system ImageFsInfo reports; the image store's
 }
 
 // Service implements RuntimeService and ImageManagerService.

@@ -2,15 +2,19 @@ package cri
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"gantry/engine/image"
+	"gantry/engine/registry"
 	"gantry/internal/problem"
 )
 
@@ -46,18 +50,57 @@ func (s *Service) ImageStatus(ctx context.Context, spec *runtimeapi.ImageSpec, _
 	return &runtimeapi.ImageStatusResponse{Image: criImage(img)}, nil
 }
 
-// PullImage succeeds where the image is here already. There is no way to fetch
-// one from a registry yet.
-func (s *Service) PullImage(ctx context.Context, spec *runtimeapi.ImageSpec, _ *runtimeapi.AuthConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
+// PullImage brings an image here from its registry. One that is here and never
+// was in that repository, because it was built, loaded or imported on this node,
+// is what its name means: no registry is asked.
+func (s *Service) PullImage(ctx context.Context, spec *runtimeapi.ImageSpec, auth *runtimeapi.AuthConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
 	img, err := s.cfg.Images.Resolve(ctx, spec.GetImage())
-	if errors.Is(err, problem.NotFound) {
-		return "", problem.New(problem.NotFound,
-			"image %q is not on this node, and pulling from a registry is not supported by this version of Gantry: build, load or import it", spec.GetImage())
+	if err != nil && !errors.Is(err, problem.NotFound) {
+		return "", err
 	}
+	named, perr := image.ParseName(spec.GetImage())
+	if err == nil && (s.cfg.Registry == nil || perr != nil || !fromRegistry(img, named)) {
+		return imageID(img.ID), nil
+	}
+	if s.cfg.Registry == nil {
+		return "", problem.New(problem.NotFound, "image %q is not on this node, and reaching registries is turned off", spec.GetImage())
+	}
+	if perr != nil {
+		return "", perr
+	}
+	credentials, err := criCredentials(auth)
+	if err != nil {
+		return "", err
+	}
+	img, err = s.cfg.Registry.Pull(ctx, registry.PullRequest{Ref: named, Credentials: credentials}, nil)
 	if err != nil {
 		return "", err
 	}
 	return imageID(img.ID), nil
+}
+
+// fromRegistry tells whether an image was pulled from, or pushed to, the
+// repository of a name.
+func fromRegistry(img image.Image, name reference.Named) bool {
+	return slices.ContainsFunc(img.RepoDigests, func(text string) bool {
+		n, err := reference.ParseNormalizedNamed(text)
+		return err == nil && n.Name() == name.Name()
+	})
+}
+
+func criCredentials(a *runtimeapi.AuthConfig) (registry.Credentials, error) {
+	c := registry.Credentials{
+		Username: a.GetUsername(), Password: a.GetPassword(), IdentityToken: a.GetIdentityToken(), RegistryToken: a.GetRegistryToken(),
+	}
+	if c.Username == "" && a.GetAuth() != "" {
+		plain, err := base64.StdEncoding.DecodeString(a.GetAuth())
+		name, password, ok := strings.Cut(string(plain), ":")
+		if err != nil || !ok {
+			return c, problem.New(problem.Invalid, "auth of the registry is not base64 of USER:PASSWORD")
+		}
+		c.Username, c.Password = name, strings.Trim(password, "\x00")
+	}
+	return c, nil
 }
 
 // RemoveImage removes an image with all its names; a missing one is success.

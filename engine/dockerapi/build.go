@@ -1,18 +1,22 @@
 package dockerapi
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"slices"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 	dbuild "github.com/moby/moby/api/types/build"
 	devents "github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/jsonstream"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"gantry/engine/builder"
+	"gantry/engine/registry"
 	"gantry/internal/problem"
 )
 
@@ -36,6 +40,9 @@ func (c *call) build() error {
 	req.Context = c.r.Body
 	out := c.progress()
 	quiet := c.query.bool("q")
+	if req.Fetch, err = c.fetcher(out, quiet); err != nil {
+		return err
+	}
 	text := builder.NewClassic(streamWriter{out})
 	id, err := c.cfg.Builder.Build(c.r.Context(), req, func(ev builder.Event) {
 		if !quiet {
@@ -55,6 +62,25 @@ func (c *call) build() error {
 		out.send(jsonstream.Message{Stream: id.String() + "\n"})
 	}
 	return out.end(err)
+}
+
+// fetcher returns what pulls the images of FROM.
+func (c *call) fetcher(out *progress, quiet bool) (func(context.Context, reference.Named, ocispec.Platform) error, error) {
+	if c.cfg.Registry == nil {
+		return nil, nil
+	}
+	credentials, err := c.allCredentials()
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, name reference.Named, p ocispec.Platform) error {
+		req := registry.PullRequest{Ref: name, Platform: &p, Credentials: credentials[reference.Domain(name)]}
+		if quiet {
+			_, err := c.cfg.Registry.Pull(ctx, req, nil)
+			return err
+		}
+		return c.pull(ctx, c.cfg.Registry, req, out)
+	}, nil
 }
 
 // streamWriter sends each write as a message.

@@ -24,6 +24,7 @@ import (
 	"gantry/engine/builder"
 	"gantry/engine/image"
 	"gantry/engine/network"
+	"gantry/engine/registry"
 	"gantry/engine/volume"
 	"gantry/internal/problem"
 )
@@ -39,6 +40,7 @@ type Config struct {
 	Engine   *engine.Engine
 	Images   *image.Store
 	Builder  *builder.Builder // nil: builds are refused
+	Registry *registry.Client // nil: pulls and pushes are refused
 	Networks *network.Host
 	Volumes  *volume.Store
 	Version  string       // of Gantry, for version and info

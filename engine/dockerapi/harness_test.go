@@ -58,7 +58,7 @@ func (d *daemon) serve() {
 		d.t.Fatal(err)
 	}
 	d.server = &http.Server{Handler: dockerapi.New(dockerapi.Config{
-		Engine: d.Engine, Images: d.Images, Builder: d.Builder, Networks: d.Networks, Volumes: d.Volumes,
+		Engine: d.Engine, Images: d.Images, Builder: d.Builder, Registry: d.Registry, Networks: d.Networks, Volumes: d.Volumes,
 		Version: "test", DataDir: d.Instance.DataDir,
 	})}
 	go d.server.Serve(listener) // ends with Close

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/distribution/reference"
@@ -320,7 +321,9 @@ func (b begins) Write(p []byte) (int, error) {
 type progress struct {
 	c       *call
 	encoder *json.Encoder
-	failed  error
+
+	mu     sync.Mutex // a build's steps send beside each other
+	failed error
 }
 
 func (c *call) progress() *progress { return &progress{c: c, encoder: json.NewEncoder(c.w)} }
@@ -332,6 +335,8 @@ type message struct {
 }
 
 func (p *progress) send(m jsonstream.Message) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.failed != nil {
 		return
 	}
@@ -388,14 +393,10 @@ func (c *call) loadImages() error {
 
 func shortID(id string) string { return id[:min(12, len(id))] }
 
-// createImage imports an archive, or would pull.
+// createImage pulls, or imports an archive.
 func (c *call) createImage() error {
 	if from := c.query.Get("fromImage"); from != "" {
-		name, err := nameAndTag(from, c.query.Get("tag"))
-		if err != nil {
-			name = from
-		}
-		return problem.New(problem.Unsupported, "cannot pull %s: pulling from registries is not supported by this version of Gantry; build, load or import the image", name)
+		return c.pullImage(from)
 	}
 	source := c.query.Get("fromSrc")
 	if source != "-" {

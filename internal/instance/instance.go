@@ -27,10 +27,18 @@ type Config struct {
 	HTTPListen string   `json:"http-listen,omitempty"` // default :80
 	Disable    []string `json:"disable,omitempty"`     // parts that are off
 	LogLevel   string   `json:"log-level,omitempty"`   // debug, info, warn or error; default info
+
+	// Registries, for docker pull, FROM and pods alike.
+	RegistryCerts      []string `json:"registry-certs,omitempty"`    // directories with HOST[:PORT]/*.crt; default DefaultCerts
+	RegistryMirrors    []string `json:"registry-mirror,omitempty"`   // [HOST=]URL; without HOST of docker.io
+	InsecureRegistries []string `json:"insecure-registry,omitempty"` // HOST[:PORT] or CIDR
 }
 
 // Parts are the names that Disable may hold. "cluster" is all of the cluster.
 var Parts = []string{"cluster", "ingress", "proxy", "dns", "cri"}
+
+// DefaultCerts are the trust directories: our own, and the one that Docker uses.
+var DefaultCerts = []string{"/etc/gantry/certs.d", "/etc/docker/certs.d"}
 
 // name is short enough that the longest derived interface name stays below
 // IFNAMSIZ (15 bytes).
@@ -58,6 +66,9 @@ func (c Config) WithDefaults() (Config, error) {
 	}
 	if c.LogLevel == "" {
 		c.LogLevel = "info"
+	}
+	if len(c.RegistryCerts) == 0 {
+		c.RegistryCerts = slices.Clone(DefaultCerts)
 	}
 	for _, part := range c.Disable {
 		if !slices.Contains(Parts, part) {

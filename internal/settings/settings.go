@@ -5,6 +5,7 @@ package settings
 import (
 	"errors"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -30,17 +31,24 @@ func Register(set *pflag.FlagSet) *Flags {
 	set.String("api-listen", "", "address of the Kubernetes API (default 127.0.0.1:6443)")
 	set.String("http-listen", "", "address of the ingress (default :80)")
 	set.StringSlice("disable", nil, "parts that are off: "+strings.Join(instance.Parts, ", "))
+	set.StringSlice("registry-certs", nil, "directories that hold HOST[:PORT]/*.crt, *.cert, *.key of registries (default "+strings.Join(instance.DefaultCerts, ", ")+")")
+	set.StringSlice("registry-mirror", nil, "[HOST=]URL of a mirror that pulls try first; without HOST of docker.io")
+	set.StringSlice("insecure-registry", nil, "HOST[:PORT] or CIDR of registries whose certificates are not verified, or that speak plain HTTP")
 	set.String("log-level", "", "debug, info, warn or error (default info)")
 	set.StringVar(&f.file, "config", "", "YAML file with the same names as the flags")
 	return f
+}
+
+// given are all flags but --instance.
+var given = []string{
+	"data-dir", "run-dir", "api-listen", "http-listen", "registry-certs", "registry-mirror", "insecure-registry", "disable", "log-level", "config",
 }
 
 // Given returns the names of the flags that are given, --instance apart.
 func (f *Flags) Given() []string {
 	var names []string
 	f.set.Visit(func(flag *pflag.Flag) {
-		switch flag.Name {
-		case "data-dir", "run-dir", "api-listen", "http-listen", "disable", "log-level", "config":
+		if slices.Contains(given, flag.Name) {
 			names = append(names, flag.Name)
 		}
 	})
@@ -70,8 +78,13 @@ func (f *Flags) Read() (instance.Config, error) {
 			*into = f.set.Lookup(flag).Value.String()
 		}
 	}
-	if f.set.Changed("disable") {
-		cfg.Disable, _ = f.set.GetStringSlice("disable") // it is one: registered above
+	for flag, into := range map[string]*[]string{
+		"disable": &cfg.Disable, "registry-certs": &cfg.RegistryCerts,
+		"registry-mirror": &cfg.RegistryMirrors, "insecure-registry": &cfg.InsecureRegistries,
+	} {
+		if f.set.Changed(flag) {
+			*into, _ = f.set.GetStringSlice(flag) // it is one: registered above
+		}
 	}
 	return cfg.WithDefaults()
 }
@@ -88,8 +101,16 @@ func Arguments(cfg instance.Config) []string {
 		"--instance=" + cfg.Name, "--data-dir=" + cfg.DataDir, "--run-dir=" + cfg.RunDir,
 		"--api-listen=" + cfg.APIListen, "--http-listen=" + cfg.HTTPListen, "--log-level=" + cfg.LogLevel,
 	}
-	if len(cfg.Disable) > 0 {
-		args = append(args, "--disable="+strings.Join(cfg.Disable, ","))
+	for _, list := range []struct {
+		flag   string
+		values []string
+	}{
+		{"disable", cfg.Disable}, {"registry-certs", cfg.RegistryCerts},
+		{"registry-mirror", cfg.RegistryMirrors}, {"insecure-registry", cfg.InsecureRegistries},
+	} {
+		if len(list.values) > 0 {
+			args = append(args, "--"+list.flag+"="+strings.Join(list.values, ","))
+		}
 	}
 	return args
 }

@@ -30,6 +30,7 @@ import (
 	"gantry/engine/container"
 	"gantry/engine/image"
 	"gantry/engine/network"
+	"gantry/engine/registry"
 	"gantry/engine/volume"
 	"gantry/internal/instance"
 	"gantry/internal/testenv"
@@ -44,6 +45,7 @@ type Host struct {
 	Volumes  *volume.Store
 	Runtime  *container.Runtime
 	Builder  *builder.Builder
+	Registry *registry.Client
 
 	shim   string
 	log    *slog.Logger
@@ -113,6 +115,9 @@ func (h *Host) Start() (err error) {
 		Dir: filepath.Join(data, "build"), Images: h.Images, Runner: engine.StepRunner{Engine: h.Engine}, Logger: h.log,
 	})
 	if err != nil {
+		return err
+	}
+	if h.Registry, err = registry.New(registry.Config{Images: h.Images, Logger: h.log}); err != nil {
 		return err
 	}
 	return h.run()
