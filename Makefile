@@ -4,6 +4,7 @@
 #   make demo   starts Gantry, pushes examples/hello and proves it
 #   make test   installs what the tests need and runs all of them, as root
 #   make lint   gofmt, go vet, staticcheck
+#   make vm     the same on another host: Debian 12, systemd, cgroup v2, in qemu
 #   make bench  prints the table of figures beside the installed peers
 
 SHELL    := /bin/bash
@@ -52,7 +53,10 @@ bench: build
 	$(GO) build -o $(BIN)/bench ./test/bench
 	$(BIN)/bench -bin $(BIN)
 
+vm: build
+	test/vm/vm.sh $(BIN)
+
 clean:
 	rm -rf $(BIN)
 
-.PHONY: all build demo test prerequisites lint bench clean
+.PHONY: all build demo test prerequisites lint bench vm clean

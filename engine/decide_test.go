@@ -209,11 +209,9 @@ func TestMergeImage(t *testing.T) {
 }
 
 func TestWhatIsNotSupportedIsNamed(t *testing.T) {
-	yes := true
 	for field, h := range map[string]dcontainer.HostConfig{
 		"HostConfig.Links":             {Links: []string{"a:b"}},
 		"HostConfig.StorageOpt":        {StorageOpt: map[string]string{"size": "1g"}},
-		"HostConfig.Init":              {Init: &yes},
 		"HostConfig.DeviceRequests":    {Resources: dcontainer.Resources{DeviceRequests: []dcontainer.DeviceRequest{{}}}},
 		"HostConfig.IpcMode":           {IpcMode: "shareable"},
 		"HostConfig.Cgroup":            {Cgroup: "container:x"},

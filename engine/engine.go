@@ -52,7 +52,7 @@ import (
 	"gantry/internal/problem"
 )
 
-// Config is what an Engine works with. All but Logger are required.
+// Config is what an Engine works with. All but Init and Logger are required.
 type Config struct {
 	Dir      string // state; created if missing; one process at a time
 	RunDir   string // what does not outlive a reboot
@@ -60,6 +60,7 @@ type Config struct {
 	Runtime  *container.Runtime
 	Networks *network.Host
 	Volumes  *volume.Store
+	Init     bool         // containers have an init unless they say otherwise
 	Logger   *slog.Logger // nil discards
 }
 

@@ -415,3 +415,41 @@ func TestSandbox(t *testing.T) {
 		t.Errorf("containers left: %v", list)
 	}
 }
+
+func TestInit(t *testing.T) {
+	b := newBench(t)
+	yes := true
+	init := func(r *engine.CreateRequest) { r.HostConfig.Init = &yes }
+	for name, c := range map[string]struct {
+		script, out string
+		code        int
+	}{
+		"the program is its child": {"cat /proc/1/comm; [ $$ != 1 ] && exit 7", "docker-init\n", 7},
+		"a signal's exit code":     {"kill -TERM $$", "", 128 + 15},
+		// The orphan's own end is what the last line waits for.
+		"it reaps orphans": {"(sleep 0.1 & echo $! > /pid); while [ -d /proc/$(cat /pid) ]; do :; done; echo gone", "gone\n", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if out, code := b.run(c.script, init); out != c.out || code != c.code {
+				t.Errorf("%q, exit %d, want %q, %d", out, code, c.out, c.code)
+			}
+		})
+	}
+	t.Run("a signal ends what would ignore it as process 1", func(t *testing.T) {
+		id := b.create("echo ready; exec sleep 60", init)
+		b.startReady(id)
+		if err := b.Engine.Kill(b.ctx, id, "TERM"); err != nil {
+			t.Fatal(err)
+		}
+		if code := b.wait(id); code != 128+15 {
+			t.Errorf("exit %d", code)
+		}
+	})
+	t.Run("no such program", func(t *testing.T) {
+		id := b.create("", func(r *engine.CreateRequest) { init(r); r.Config.Cmd = []string{"nosuchprogram"} })
+		b.start(id)
+		if out, code := b.output(id), b.wait(id); code != 127 {
+			t.Errorf("exit %d, %q", code, out)
+		}
+	})
+}

@@ -9,6 +9,8 @@ import (
 	dcontainer "github.com/moby/moby/api/types/container"
 	dmount "github.com/moby/moby/api/types/mount"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"gantry/engine/container"
 )
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -26,6 +28,7 @@ type surroundings struct {
 	files    string // directory of hosts, hostname, resolv.conf
 	cgroup   string // parent of the container's cgroup, relative to the instance's
 	hostname string
+	init     string            // program that is to be process 1; empty: the container\'s own
 	possible []string          // capabilities that this host can give
 	sources  map[string]string // what mounts are bound from, by destination; else their own source
 }
@@ -82,6 +85,10 @@ func buildSpec(cfg *config, in surroundings) (*specs.Spec, error) {
 		return nil, err
 	}
 	addMounts(spec, cfg, in)
+	if in.init != "" {
+		spec.Process.Args = append([]string{container.InitPath, "--"}, spec.Process.Args...)
+		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: container.InitPath, Type: "bind", Source: in.init, Options: []string{"bind", "ro"}})
+	}
 	spec.Linux.Seccomp, err = seccompFor(opts.seccomp, h.Privileged, caps)
 	if err != nil {
 		return nil, err

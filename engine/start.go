@@ -200,6 +200,9 @@ func (e *Engine) surround(cfg *config) (surroundings, layers, error) {
 	if parent := cfg.HostConfig.CgroupParent; parent != "" {
 		in.cgroup = parent
 	}
+	if wantsInit(cfg.HostConfig, e.cfg.Init) {
+		in.init = e.cfg.Runtime.Init()
+	}
 	if cfg.Sandbox != "" {
 		s, err := e.findSandbox(cfg.Sandbox)
 		if err != nil {
@@ -229,6 +232,15 @@ func (e *Engine) surround(cfg *config) (surroundings, layers, error) {
 	}
 	upper := filepath.Join(e.containerDir(cfg.ID), "upper")
 	return in, append(layers{upper}, lower...), nil
+}
+
+// wantsInit says whether process 1 is to be ours. In another's pid namespace it
+// would not be process 1.
+func wantsInit(h *dcontainer.HostConfig, byDefault bool) bool {
+	if h.Init != nil {
+		byDefault = *h.Init
+	}
+	return byDefault && h.PidMode == ""
 }
 
 func (e *Engine) pidOf(ref string) (int, error) {

@@ -95,7 +95,6 @@ func refuseFields(h *dcontainer.HostConfig) error {
 		{h.Cgroup != "", "Cgroup"},
 		{len(h.Links) > 0 && (h.NetworkMode == "" || !h.NetworkMode.IsUserDefined()), "Links"},
 		{len(h.StorageOpt) > 0, "StorageOpt"},
-		{h.Init != nil && *h.Init, "Init"},
 		{!h.Isolation.IsDefault(), "Isolation"},
 		{len(h.DeviceRequests) > 0, "DeviceRequests"},
 		{h.CPUCount != 0, "CpuCount"},

@@ -2,7 +2,8 @@
 // starts it, and it outlives gantryd; it is not started by hand.
 //
 // gantry-shim oci COMMAND ... is gantry-oci beside it, which is a program of its
-// own so that this one stays small.
+// own so that this one stays small. As /sbin/docker-init it is process 1 of a
+// container with --init.
 package main
 
 import (
@@ -10,10 +11,14 @@ import (
 	"strings"
 	"syscall"
 
+	"gantry/engine/container/reaper"
 	"gantry/engine/container/shim"
 )
 
 func main() {
+	if os.Args[0] == reaper.Path {
+		os.Exit(reaper.Run(os.Args[1:]))
+	}
 	// With one argument alone that is the name of a container.
 	if len(os.Args) > 2 && os.Args[1] == "oci" {
 		os.Exit(oci())

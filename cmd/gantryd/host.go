@@ -108,7 +108,7 @@ func (s *server) openHost() (h *host, err error) {
 	}
 	h.engine, err = engine.New(engine.Config{
 		Dir: s.cfg.DataDir, RunDir: s.cfg.RunDir, Images: h.images, Runtime: h.runtime,
-		Networks: h.networks, Volumes: h.volumes, Logger: logger("engine"),
+		Networks: h.networks, Volumes: h.volumes, Logger: logger("engine"), Init: s.cfg.Init,
 	})
 	if err != nil {
 		return h, err

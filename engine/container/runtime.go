@@ -32,6 +32,7 @@ import (
 
 	"gantry/engine/container/cgroup"
 	"gantry/engine/container/plan"
+	"gantry/engine/container/reaper"
 	"gantry/engine/container/seccomp"
 )
 
@@ -92,6 +93,14 @@ func New(cfg Config) (*Runtime, error) {
 func (r *Runtime) planner(group *cgroup.Group, filter *seccomp.Filter) *plan.Planner {
 	return plan.New(plan.Config{Limits: r.limits, Host: r.host, Group: group, MountAt: r.path("root"), Empty: r.path("empty"), Filter: filter})
 }
+
+// InitPath is where a container finds Runtime.Init's program.
+const InitPath = reaper.Path
+
+// Init is the program that is process 1 of a container which asks for an init:
+// to be mounted at InitPath, and to be run by that name with "--" and the
+// container's program and arguments.
+func (r *Runtime) Init() string { return r.cfg.Shim }
 
 // prepare makes the runtime's own directory, and opens what shims are given.
 func (r *Runtime) prepare() error {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
+	"path"
 	"runtime"
 	"slices"
 	"strings"
@@ -89,7 +90,8 @@ func (c *call) info() error {
 		CgroupDriver: "cgroupfs", CgroupVersion: cgroupVersion(), KernelVersion: kernelVersion(),
 		OperatingSystem: operatingSystem(), OSType: runtime.GOOS, Architecture: machine(), NCPU: runtime.NumCPU(), MemTotal: int64(memory),
 		DockerRootDir: c.cfg.DataDir, ServerVersion: c.cfg.Version, DefaultRuntime: engine.RuntimeName,
-		Runtimes:    map[string]dsystem.RuntimeWithStatus{engine.RuntimeName: {}},
+		Runtimes:   map[string]dsystem.RuntimeWithStatus{engine.RuntimeName: {}},
+		InitBinary: path.Base(container.InitPath), InitCommit: dsystem.Commit{ID: c.cfg.Version},
 		Swarm:       dswarm.Info{LocalNodeState: dswarm.LocalNodeStateInactive},
 		NGoroutines: runtime.NumGoroutine(),
 		Labels:      []string{}, LiveRestoreEnabled: true, Isolation: "default",

@@ -34,6 +34,7 @@ func Register(set *pflag.FlagSet) *Flags {
 	set.StringSlice("registry-certs", nil, "directories that hold HOST[:PORT]/*.crt, *.cert, *.key of registries (default "+strings.Join(instance.DefaultCerts, ", ")+")")
 	set.StringSlice("registry-mirror", nil, "[HOST=]URL of a mirror that pulls try first; without HOST of docker.io")
 	set.StringSlice("insecure-registry", nil, "HOST[:PORT] or CIDR of registries whose certificates are not verified, or that speak plain HTTP")
+	set.Bool("init", false, "containers have an init unless they say otherwise, as with docker run --init")
 	set.String("log-level", "", "debug, info, warn or error (default info)")
 	set.StringVar(&f.file, "config", "", "YAML file with the same names as the flags")
 	return f
@@ -41,7 +42,7 @@ func Register(set *pflag.FlagSet) *Flags {
 
 // given are all flags but --instance.
 var given = []string{
-	"data-dir", "run-dir", "api-listen", "http-listen", "registry-certs", "registry-mirror", "insecure-registry", "disable", "log-level", "config",
+	"data-dir", "run-dir", "api-listen", "http-listen", "registry-certs", "registry-mirror", "insecure-registry", "disable", "init", "log-level", "config",
 }
 
 // Given returns the names of the flags that are given, --instance apart.
@@ -86,6 +87,9 @@ func (f *Flags) Read() (instance.Config, error) {
 			*into, _ = f.set.GetStringSlice(flag) // it is one: registered above
 		}
 	}
+	if f.set.Changed("init") {
+		cfg.Init, _ = f.set.GetBool("init") // it is one: registered above
+	}
 	return cfg.WithDefaults()
 }
 
@@ -100,6 +104,9 @@ func Arguments(cfg instance.Config) []string {
 	args := []string{
 		"--instance=" + cfg.Name, "--data-dir=" + cfg.DataDir, "--run-dir=" + cfg.RunDir,
 		"--api-listen=" + cfg.APIListen, "--http-listen=" + cfg.HTTPListen, "--log-level=" + cfg.LogLevel,
+	}
+	if cfg.Init {
+		args = append(args, "--init")
 	}
 	for _, list := range []struct {
 		flag   string
