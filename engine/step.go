@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	dcontainer "github.com/moby/moby/api/types/container"
 	dnetwork "github.com/moby/moby/api/types/network"
@@ -160,7 +161,13 @@ func (e *Engine) stepSpec(cfg *config, spec builder.RunSpec, net connection, dir
 
 func stepMount(m builder.Mount) specs.Mount {
 	out := specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: []string{"rbind", "rprivate"}}
-	if m.Source == "" {
+	switch {
+	case len(m.Lower) > 0:
+		out = specs.Mount{Destination: m.Target, Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + strings.Join(m.Lower, ":")}}
+		if m.Upper != "" {
+			out.Options = append(out.Options, "upperdir="+m.Upper, "workdir="+m.Work)
+		}
+	case m.Source == "":
 		out = specs.Mount{Destination: m.Target, Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev"}}
 		if m.Bytes > 0 {
 			out.Options = append(out.Options, "size="+strconv.FormatInt(m.Bytes, 10))

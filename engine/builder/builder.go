@@ -80,8 +80,9 @@ type Request struct {
 
 // Builder builds images. Its methods may be called concurrently.
 type Builder struct {
-	cfg   Config
-	cache *cache
+	cfg    Config
+	cache  *cache
+	caches *cacheMounts
 }
 
 // New opens the build cache. It must be called before anything is removed from
@@ -100,7 +101,7 @@ func New(cfg Config) (*Builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Builder{cfg: cfg, cache: c}, nil
+	return &Builder{cfg: cfg, cache: c, caches: newCacheMounts()}, nil
 }
 
 // Close writes the cache. No build may be running.
@@ -113,14 +114,19 @@ type PruneReport struct {
 }
 
 // Prune forgets results that were not used since before, and removes the layers
-// that only they had. The zero time forgets nothing.
+// that only they had, and the directories of cache mounts that no step uses. The
+// zero time forgets no result.
 func (b *Builder) Prune(ctx context.Context, before time.Time) (PruneReport, error) {
 	r := PruneReport{Entries: b.cache.prune(before)}
 	if err := b.cache.flush(); err != nil {
 		return r, err
 	}
-	var err error
+	mounts, err := b.caches.prune(filepath.Join(b.cfg.Dir, "mounts"))
+	if err != nil {
+		return r, err
+	}
 	r.Reclaimed, err = b.cfg.Images.Collect(ctx)
+	r.Reclaimed += mounts
 	return r, err
 }
 

@@ -91,7 +91,14 @@ func (r *namespaceRunner) run(ctx context.Context, spec RunSpec) (int, error) {
 }
 
 func mountFor(m Mount, at string) error {
-	if m.Source == "" {
+	switch {
+	case len(m.Lower) > 0:
+		options := "lowerdir=" + strings.Join(m.Lower, ":")
+		if m.Upper != "" {
+			options += ",upperdir=" + m.Upper + ",workdir=" + m.Work
+		}
+		return errors.Join(os.MkdirAll(at, 0o755), unix.Mount("overlay", at, "overlay", 0, options))
+	case m.Source == "":
 		return errors.Join(os.MkdirAll(at, 0o755), unix.Mount("tmpfs", at, "tmpfs", 0, ""))
 	}
 	info, err := os.Stat(m.Source)
@@ -103,7 +110,11 @@ func mountFor(m Mount, at string) error {
 	} else {
 		err = errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, nil, 0o755))
 	}
-	return errors.Join(err, unix.Mount(m.Source, at, "", unix.MS_BIND, ""))
+	err = errors.Join(err, unix.Mount(m.Source, at, "", unix.MS_BIND, ""))
+	if err == nil && m.ReadOnly {
+		err = unix.Mount("", at, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	}
+	return err
 }
 
 // bench is a builder with a store and a runner, for one test.

@@ -91,7 +91,7 @@ func (g *graph) newStage(i int, s instructions.Stage, lex *shell.Lex, globals sh
 	st.steps = append(st.steps, step{text: s.SourceCode})
 	for _, c := range s.Commands {
 		st.steps = append(st.steps, step{text: text(c), command: c})
-		if from, ok := copiesFrom(c); ok {
+		for _, from := range sourcesOf(c) {
 			if n, ok, err := g.source(from, i); err != nil {
 				return nil, err
 			} else if ok {
@@ -104,13 +104,17 @@ func (g *graph) newStage(i int, s instructions.Stage, lex *shell.Lex, globals sh
 	return st, nil
 }
 
-// copiesFrom returns what an instruction copies from, if it is not the context.
-func copiesFrom(c instructions.Command) (string, bool) {
-	copy, ok := c.(*instructions.CopyCommand)
-	if !ok || copy.From == "" {
-		return "", false
+// sourcesOf returns the stages and images that an instruction takes from.
+func sourcesOf(c instructions.Command) []string {
+	switch c := c.(type) {
+	case *instructions.CopyCommand:
+		if c.From != "" {
+			return []string{c.From}
+		}
+	case *instructions.RunCommand:
+		return mountSources(c)
 	}
-	return copy.From, true
+	return nil
 }
 
 // earlier finds a stage by name among those so far; the last of a name wins.

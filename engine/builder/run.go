@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,10 +15,10 @@ import (
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"gantry/engine/image"
+	"gantry/internal/problem"
 )
 
 // ExitError says that a step's command failed. Its text is Docker's.
@@ -43,16 +41,6 @@ type runPlan struct {
 	network string
 	mounts  []runMount
 	script  string // content of the file that is run; empty: none
-}
-
-// runMount is one --mount.
-type runMount struct {
-	cache    string // name of a cache directory; empty: a tmpfs
-	target   string
-	bytes    int64
-	readOnly bool
-	mode     fs.FileMode
-	uid, gid int
 }
 
 // scriptPath is where a heredoc that begins with #! is mounted.
@@ -105,7 +93,9 @@ func (st state) planRun(c *instructions.RunCommand, a *arguments, network string
 // flags reads the flags of RUN, and refuses those that are not supported.
 func (p *runPlan) flags(c *instructions.RunCommand, st state) error {
 	if s := instructions.GetSecurity(c); s != instructions.SecuritySandbox {
-		return unsupported("RUN --security=%s is not supported", s)
+		// The entitlement is for who starts the build to give, and POST /build
+		// has no way to.
+		return problem.New(problem.Denied, "security.%s is not allowed", s)
 	}
 	if len(instructions.GetDevices(c)) > 0 {
 		return unsupported("RUN --device is not supported")
@@ -113,37 +103,9 @@ func (p *runPlan) flags(c *instructions.RunCommand, st state) error {
 	if slices.Contains(c.FlagsUsed, "network") {
 		p.network = string(instructions.GetNetwork(c))
 	}
-	for _, m := range instructions.GetMounts(c) {
-		target := st.resolve(m.Target)
-		switch m.Type {
-		case instructions.MountTypeCache:
-			if m.From != "" || m.Source != "" {
-				return unsupported("RUN --mount=type=cache,from= is not supported")
-			}
-			rm := runMount{cache: m.CacheID, target: target, readOnly: m.ReadOnly, mode: 0o755}
-			if rm.cache == "" {
-				rm.cache = path.Clean(m.Target)
-			}
-			if m.CacheSharing != "" && m.CacheSharing != instructions.MountSharingShared {
-				return unsupported("RUN --mount=type=cache,sharing=%s is not supported, only shared", m.CacheSharing)
-			}
-			if m.Mode != nil {
-				rm.mode = fs.FileMode(*m.Mode) & fs.ModePerm
-			}
-			if m.UID != nil {
-				rm.uid = int(*m.UID)
-			}
-			if m.GID != nil {
-				rm.gid = int(*m.GID)
-			}
-			p.mounts = append(p.mounts, rm)
-		case instructions.MountTypeTmpfs:
-			p.mounts = append(p.mounts, runMount{target: target, bytes: m.SizeLimit})
-		default:
-			return unsupported("RUN --mount=type=%s is not supported", m.Type)
-		}
-	}
-	return nil
+	var err error
+	p.mounts, err = st.planMounts(c)
+	return err
 }
 
 // heredocs turns RUN <<EOF into a command: the content is given to the shell, or
@@ -182,7 +144,7 @@ func (p *runPlan) heredocs(line *instructions.ShellDependantCmdLine) error {
 func (p runPlan) key(st state) cacheKey {
 	var mounts []string
 	for _, m := range p.mounts {
-		mounts = append(mounts, fmt.Sprintf("%+v", m))
+		mounts = append(mounts, m.key())
 	}
 	return key("run", chain(st.layers), strings.Join(p.args, "\x00"), strings.Join(p.keyEnv, "\x00"), p.script,
 		st.spec.Config.User, st.resolve("."), p.network, strings.Join(mounts, "\x00"), st.spec.Architecture)
@@ -206,7 +168,8 @@ func (x *stageRun) run(ctx context.Context, s step, p runPlan) (_ result, err er
 	if err != nil {
 		return result{}, err
 	}
-	mounts, err := x.mounts(p, scratch.Dir)
+	mounts, release, err := x.mounts(ctx, p, scratch.Dir)
+	defer release()
 	if err != nil {
 		return result{}, err
 	}
@@ -243,38 +206,6 @@ func (x *stageRun) run(ctx context.Context, s step, p runPlan) (_ result, err er
 	}
 	layer, err := b.cfg.Images.CommitLayer(ctx, b.lease, scratch.Upper)
 	return result{Layer: layer.DiffID, Created: created}, err
-}
-
-// mounts prepares what is mounted for a run.
-func (x *stageRun) mounts(p runPlan, dir string) ([]Mount, error) {
-	var out []Mount
-	for _, m := range p.mounts {
-		if m.cache == "" {
-			out = append(out, Mount{Target: m.target, Bytes: m.bytes})
-			continue
-		}
-		source := filepath.Join(x.build.cfg.Dir, "mounts", digest.FromString(m.cache).Encoded()[:32])
-		if _, err := os.Stat(source); errors.Is(err, fs.ErrNotExist) {
-			if err := os.MkdirAll(source, 0o755); err != nil {
-				return nil, err
-			}
-			if err := errors.Join(os.Chown(source, m.uid, m.gid), os.Chmod(source, m.mode)); err != nil {
-				return nil, err
-			}
-		}
-		out = append(out, Mount{Source: source, Target: m.target, ReadOnly: m.readOnly})
-	}
-	if p.script != "" {
-		file := filepath.Join(dir, "script")
-		if err := os.WriteFile(file, []byte(p.script), 0o755); err != nil {
-			return nil, err
-		}
-		if err := os.Chmod(file, 0o755); err != nil {
-			return nil, err
-		}
-		out = append(out, Mount{Source: file, Target: p.args[0], ReadOnly: true})
-	}
-	return out, nil
 }
 
 // clampTimes sets times after latest back to it, below dir.

@@ -33,11 +33,14 @@ type RunSpec struct {
 	Limits  Limits
 }
 
-// Mount is a directory or file of the host, or a fresh tmpfs, to put into the
-// root file system while the command runs.
+// Mount is a directory or file of the host, an overlay of directories, or a
+// fresh tmpfs, to put into the root file system while the command runs.
 type Mount struct {
-	Source   string // path on the host; empty: a tmpfs
-	Target   string // absolute, in the root file system
+	Source   string   // path on the host
+	Lower    []string // of an overlay, topmost first; empty, as Source: a tmpfs
+	Upper    string   // of the overlay; empty: nothing can be written
+	Work     string   // overlayfs's work directory, beside Upper
+	Target   string   // absolute, in the root file system
 	ReadOnly bool
 	Bytes    int64 // of a tmpfs; 0: the kernel's default
 }

@@ -173,12 +173,28 @@ func (x *stageRun) triggers(ctx context.Context, s step) error {
 			if err != nil {
 				return problem.New(problem.Invalid, "ONBUILD %s: %w", source, err)
 			}
-			if _, ok := copiesFrom(cmd); ok {
-				return unsupported("ONBUILD %s: --from is not supported in a trigger", source)
+			if err := x.checkTrigger(cmd); err != nil {
+				return fmt.Errorf("ONBUILD %s: %w", source, err)
 			}
 			if err := x.instruction(ctx, s, cmd, source); err != nil {
 				return fmt.Errorf("ONBUILD %s: %w", source, err)
 			}
+		}
+	}
+	return nil
+}
+
+// checkTrigger refuses a trigger that needs a stage which is not built: the base
+// was not known when the stages were chosen.
+func (x *stageRun) checkTrigger(cmd instructions.Command) error {
+	g := x.build.graph
+	for _, from := range sourcesOf(cmd) {
+		n, ok, err := g.source(from, x.stage.index)
+		if err != nil {
+			return err
+		}
+		if ok && !slices.Contains(x.stage.needs, n) {
+			return unsupported("a trigger cannot take from stage %s, unless its stage needs that too", from)
 		}
 	}
 	return nil
@@ -274,6 +290,9 @@ func (x *stageRun) memo(s step, keys []cacheKey, work func() (result, error)) (r
 func (x *stageRun) runStep(ctx context.Context, s step, cmd *instructions.RunCommand) error {
 	p, err := x.st.planRun(cmd, x.build.args, x.build.req.Network)
 	if err != nil {
+		return err
+	}
+	if err := x.findSources(ctx, p.mounts); err != nil {
 		return err
 	}
 	r, err := x.memo(s, []cacheKey{p.key(x.st)}, func() (result, error) { return x.run(ctx, s, p) })
