@@ -2,7 +2,6 @@ package builder
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,8 +10,6 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,182 +18,6 @@ import (
 	"gantry/internal/tree"
 )
 
-// copyRequest is COPY or ADD, with variables replaced.
-type copyRequest struct {
-	verb    string // "COPY", "ADD"
-	src     source
-	context bool // src is the build context
-	paths   []string
-	inline  heredocs
-	dest    string // as written
-	chown   string
-	chmod   string
-	unpack  *bool // ADD: nil unpacks what is an archive
-	link    bool
-}
-
-// origin is what one source path of a request selected.
-type origin struct {
-	name  string // base name, as asked for
-	dir   bool   // its content is copied, not it
-	files []item // the file itself, or what is in the directory
-}
-
-// item is one file to copy.
-type item struct {
-	rel    string // path below the origin; "" for a file
-	src    source
-	path   string // in src, links resolved
-	header *tar.Header
-	unpack bool // an archive to unpack at the destination
-}
-
-// selectFiles finds what a request copies, in the order in which it is written.
-func (r copyRequest) selectFiles() ([]origin, error) {
-	var origins []origin
-	for _, name := range slices.Sorted(maps.Keys(r.inline.files)) {
-		h, err := r.inline.lookup(name)
-		if err != nil {
-			return nil, err
-		}
-		origins = append(origins, origin{name: name, files: []item{{src: r.inline, path: name, header: h}}})
-	}
-	for _, p := range r.paths {
-		found, err := r.selectPath(p)
-		if err != nil {
-			return nil, err
-		}
-		origins = append(origins, found...)
-	}
-	if len(origins) == 0 {
-		return nil, problem.New(problem.NotFound, "%s failed: no source files were specified", r.verb)
-	}
-	return origins, nil
-}
-
-// selectPath finds what one source path means. Leading slashes and ".." mean
-// nothing: the source's root is as far up as it goes.
-func (r copyRequest) selectPath(p string) ([]origin, error) {
-	names := []string{cleanName(p)}
-	if hasWildcards(p) {
-		var err error
-		if names, err = match(r.src, cleanName(p)); err != nil {
-			return nil, err
-		}
-		if len(names) == 0 {
-			return nil, nil
-		}
-	}
-	var origins []origin
-	for _, name := range names {
-		o, err := r.origin(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, r.missing(name)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s failed: %w", r.verb, err)
-		}
-		origins = append(origins, o)
-	}
-	return origins, nil
-}
-
-func (r copyRequest) missing(name string) error {
-	if r.context {
-		return problem.New(problem.NotFound, "%s failed: file not found in build context or excluded by .dockerignore: stat %s: file does not exist", r.verb, name)
-	}
-	return problem.New(problem.NotFound, "%s failed: stat %s: file does not exist", r.verb, name)
-}
-
-func (r copyRequest) origin(name string) (origin, error) {
-	real, err := follow(r.src, name)
-	if err != nil {
-		return origin{}, err
-	}
-	h, err := r.src.lookup(real)
-	if err != nil {
-		return origin{}, err
-	}
-	o := origin{name: path.Base(name), dir: h.Typeflag == tar.TypeDir}
-	if !o.dir {
-		it := item{src: r.src, path: real, header: h}
-		if it.unpack, err = r.unpacks(it); err != nil {
-			return o, err
-		}
-		o.files = append(o.files, it)
-		return o, nil
-	}
-	// The directory itself is there for when the destination must be made.
-	o.files = append(o.files, item{src: r.src, path: real, header: h})
-	return o, r.walk(&o, real, "")
-}
-
-func (r copyRequest) walk(o *origin, dir, rel string) error {
-	names, err := r.src.children(dir)
-	if err != nil {
-		return err
-	}
-	for _, base := range names {
-		it := item{src: r.src, rel: path.Join(rel, base), path: path.Join(dir, base)}
-		if it.header, err = r.src.lookup(it.path); err != nil {
-			if errors.Is(err, problem.Unsupported) {
-				continue // a socket: no archive could hold it either
-			}
-			return err
-		}
-		o.files = append(o.files, it)
-		if it.header.Typeflag == tar.TypeDir {
-			if err := r.walk(o, it.path, it.rel); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// unpacks reports whether ADD unpacks a file: one that is a tar archive,
-// compressed or not.
-func (r copyRequest) unpacks(it item) (_ bool, err error) {
-	if r.verb != "ADD" || it.header.Typeflag != tar.TypeReg || it.header.Size == 0 || r.unpack != nil && !*r.unpack {
-		return false, nil
-	}
-	f, err := it.src.open(it.path)
-	if err != nil {
-		return false, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	plain, kind, err := tree.Decompress(f, nil)
-	if err != nil {
-		// xz and the like: said only if the user is sure that it is an archive,
-		// or if Docker would unpack it.
-		if errors.Is(err, problem.Unsupported) && strings.Contains(it.path, ".t") {
-			return false, fmt.Errorf("unpack %s: %w", it.path, err)
-		}
-		return false, nil
-	}
-	_, terr := tar.NewReader(plain).Next()
-	if err := plain.Close(); err != nil {
-		return false, err
-	}
-	if terr != nil && r.unpack != nil {
-		return false, problem.New(problem.Invalid, "unpack %s (%s): %w", it.path, kind, terr)
-	}
-	return terr == nil, nil
-}
-
-// newest returns the newest time of what is copied. A directory whose content is
-// copied is not: the root of a stage has whatever time this host gave it.
-func newest(origins []origin, than time.Time) time.Time {
-	for _, o := range origins {
-		for _, it := range o.files {
-			if !(o.dir && it.rel == "") && it.header.ModTime.After(than) {
-				than = it.header.ModTime.UTC()
-			}
-		}
-	}
-	return than
-}
-
 // copier writes what was selected into a root file system.
 type copier struct {
 	root   *tree.Root
@@ -204,7 +25,7 @@ type copier struct {
 	uid    int
 	gid    int
 	owned  bool      // --chown was given
-	chmod  *int64    // --chmod
+	chmod  chmod     // --chmod, or nil
 	latest time.Time // newer times are set back to it; zero: none
 	made   map[string]bool
 	before map[string]unix.Timespec // times of directories that were there
@@ -248,7 +69,7 @@ func (c *copier) put(ctx context.Context, it item, to string) (err error) {
 		}
 	}
 	if c.chmod != nil && h.Typeflag != tar.TypeSymlink {
-		h.Mode = *c.chmod
+		h.Mode = c.chmod(h.Mode, h.Typeflag == tar.TypeDir)
 	}
 	var body io.ReadCloser
 	if h.Typeflag == tar.TypeReg {
@@ -370,73 +191,4 @@ func (c *copier) close() error {
 		}
 	}
 	return nil
-}
-
-// owner finds the user and group of --chown in the image's files.
-func owner(root *tree.Root, spec string) (uid, gid int, err error) {
-	if spec == "" {
-		return 0, 0, nil
-	}
-	user, group, both := strings.Cut(spec, ":")
-	uid, primary, err := account(root, "/etc/passwd", user)
-	if err != nil {
-		return 0, 0, fmt.Errorf("error looking up user %s: %w", user, err)
-	}
-	if !both || group == "" {
-		if primary < 0 {
-			primary = uid
-		}
-		return uid, primary, nil
-	}
-	gid, _, err = account(root, "/etc/group", group)
-	if err != nil {
-		return 0, 0, fmt.Errorf("error looking up group %s: %w", group, err)
-	}
-	return uid, gid, nil
-}
-
-// maxAccounts bounds the length of an image's passwd and group files.
-const maxAccounts = 16 << 20
-
-// account finds a name in passwd or group: its number, and the number after
-// that, which in passwd is the primary group; -1 when unknown.
-func account(root *tree.Root, file, name string) (id, next int, err error) {
-	if n, err := strconv.ParseUint(name, 10, 31); err == nil {
-		return int(n), -1, nil
-	}
-	b, err := root.ReadFile(file, maxAccounts)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, 0, err
-	}
-	for line := range bytes.Lines(b) {
-		f := strings.Split(strings.TrimSpace(string(line)), ":")
-		if len(f) < 3 || f[0] != name {
-			continue
-		}
-		n, err := strconv.ParseUint(f[2], 10, 31)
-		if err != nil {
-			return 0, 0, problem.New(problem.Invalid, "%s: %s has number %q", file, name, f[2])
-		}
-		next = -1
-		if len(f) > 3 {
-			if g, err := strconv.ParseUint(f[3], 10, 31); err == nil {
-				next = int(g)
-			}
-		}
-		return int(n), next, nil
-	}
-	return 0, 0, problem.New(problem.NotFound, "no such name in %s of the image", file)
-}
-
-// parseChmod parses --chmod.
-func parseChmod(s string) (*int64, error) {
-	if s == "" {
-		return nil, nil
-	}
-	n, err := strconv.ParseUint(s, 8, 32)
-	if err != nil || n > 0o7777 {
-		return nil, problem.New(problem.Invalid, "invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", s)
-	}
-	mode := int64(n)
-	return &mode, nil
 }

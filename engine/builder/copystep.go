@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,14 +27,8 @@ func newCopier(root *tree.Root, latest time.Time) *copier {
 }
 
 func (x *stageRun) copyStep(ctx context.Context, s step, cmd *instructions.CopyCommand, written string) (err error) {
-	if cmd.Parents {
-		return unsupported("COPY --parents is not supported")
-	}
-	if len(cmd.ExcludePatterns) > 0 {
-		return unsupported("COPY --exclude is not supported")
-	}
 	req := copyRequest{verb: "COPY", src: x.build.context, context: true, paths: cmd.SourcePaths, dest: cmd.DestPath,
-		chown: cmd.Chown, chmod: cmd.Chmod, link: cmd.Link}
+		chown: cmd.Chown, chmod: cmd.Chmod, link: cmd.Link, exclude: cmd.ExcludePatterns, parents: cmd.Parents}
 	if err := x.inline(&req, cmd.SourcesAndDest); err != nil {
 		return err
 	}
@@ -75,11 +70,8 @@ func (x *stageRun) addStep(ctx context.Context, s step, cmd *instructions.AddCom
 	if cmd.Checksum != "" || cmd.KeepGitDir != nil {
 		return unsupported("ADD --checksum and --keep-git-dir are for remote sources, which are not supported")
 	}
-	if len(cmd.ExcludePatterns) > 0 {
-		return unsupported("ADD --exclude is not supported")
-	}
 	req := copyRequest{verb: "ADD", src: x.build.context, context: true, paths: cmd.SourcePaths, dest: cmd.DestPath,
-		chown: cmd.Chown, chmod: cmd.Chmod, link: cmd.Link, unpack: cmd.Unpack}
+		chown: cmd.Chown, chmod: cmd.Chmod, link: cmd.Link, unpack: cmd.Unpack, exclude: cmd.ExcludePatterns}
 	if err := x.inline(&req, cmd.SourcesAndDest); err != nil {
 		return err
 	}
@@ -110,6 +102,9 @@ func (x *stageRun) copy(ctx context.Context, s step, req copyRequest, from, writ
 	if len(req.paths)+len(req.inline.files) > 1 && !endsWithSlash(req.dest) {
 		return problem.New(problem.Invalid, "When using %s with more than one source file, the destination must be a directory and end with a /", req.verb)
 	}
+	if user, group, _ := strings.Cut(req.chown, ":"); req.link && (isName(user) || isName(group)) {
+		return problem.New(problem.Invalid, "--chown=%s: user and group names can't be resolved when used with --link, use numeric uid[:gid] instead", req.chown)
+	}
 	mode, err := parseChmod(req.chmod)
 	if err != nil {
 		return err
@@ -122,7 +117,8 @@ func (x *stageRun) copy(ctx context.Context, s step, req copyRequest, from, writ
 	var keys []cacheKey
 	if from != "" {
 		// Quickly answered, if the source is the same to the layer.
-		k := key(append([]string{"copy from", from, strings.Join(req.paths, "\x00")}, to...)...)
+		k := key(append([]string{"copy from", from, strings.Join(req.paths, "\x00"), strings.Join(req.exclude, "\x00"),
+			strconv.FormatBool(req.parents)}, to...)...)
 		if r, hit := x.build.cached(k); hit {
 			x.event(s, Event{Kind: Cached})
 			x.apply(r, written)
@@ -134,7 +130,7 @@ func (x *stageRun) copy(ctx context.Context, s step, req copyRequest, from, writ
 	if err != nil {
 		return err
 	}
-	if len(origins) > 1 && !endsWithSlash(req.dest) {
+	if len(origins) > 1 && !endsWithSlash(req.dest) && slices.ContainsFunc(origins, func(o origin) bool { return !o.dir }) {
 		return problem.New(problem.Invalid, "When using %s with more than one source file, the destination must be a directory and end with a /", req.verb)
 	}
 	content, err := contentKey(origins)
@@ -161,7 +157,7 @@ func endsWithSlash(dest string) bool {
 	return dest == "." || strings.HasSuffix(dest, "/") || strings.HasSuffix(dest, "/.")
 }
 
-func (x *stageRun) makeCopy(ctx context.Context, req copyRequest, origins []origin, mode *int64) (result, error) {
+func (x *stageRun) makeCopy(ctx context.Context, req copyRequest, origins []origin, mode chmod) (result, error) {
 	below := x.st.layers
 	if req.link {
 		below = nil
