@@ -3,8 +3,9 @@
 #   make        builds the six programs into bin/
 #   make demo   starts Gantry, pushes examples/hello and proves it
 #   make test   installs what the tests need and runs all of them, as root
+#   make crash  kills the server 200 times under load and looks at what is left
 #   make lint   gofmt, go vet, staticcheck
-#   make vm     the same on another host: Debian 12, systemd, cgroup v2, in qemu
+#   make vm     the tests on another host: Debian 12, systemd, cgroup v2, in qemu
 #   make bench  prints the table of figures beside the installed peers
 
 SHELL    := /bin/bash
@@ -49,6 +50,10 @@ lint:
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
+crash: prerequisites build
+	PATH=$$PATH:$(BIN)/stock GANTRY_TEST_ALL=1 GANTRY_BIN=$(BIN) GANTRY_CRASH_ROUNDS=200 \
+		$(GO) test -count=1 -timeout 30m ./test/crash
+
 bench: build
 	$(GO) build -o $(BIN)/bench ./test/bench
 	$(BIN)/bench -bin $(BIN)
@@ -59,4 +64,4 @@ vm: build
 clean:
 	rm -rf $(BIN)
 
-.PHONY: all build demo test prerequisites lint bench vm clean
+.PHONY: all build demo test prerequisites lint crash bench vm clean

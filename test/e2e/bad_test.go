@@ -88,7 +88,7 @@ func TestBadSettings(t *testing.T) {
 func TestBadBuilds(t *testing.T) {
 	testenv.NeedCommand(t, "docker")
 	s := harness.Start(t, harness.Options{Args: []string{"--disable=cluster"}})
-	importBusybox(t, s)
+	s.ImportBusybox()
 	dir := t.TempDir()
 	for _, c := range []struct {
 		rule, dockerfile string

@@ -29,7 +29,7 @@ func TestDemo(t *testing.T) {
 	}
 	out := s.Run(filepath.Join(repository, "test/demo.sh"), bin)
 	contains(t, out, "2 of 2 replicas are ready", "hello.localhost/ answers")
-	importBusybox(t, s)
+	s.ImportBusybox()
 	lines := suggestion.FindAllStringSubmatch(out[strings.Index(out, "Next, with"):], -1)
 	if len(lines) < 8 {
 		t.Fatalf("only %d suggestions in\n%s", len(lines), out)

@@ -19,7 +19,7 @@ import (
 func TestDocker(t *testing.T) {
 	testenv.NeedCommand(t, "docker")
 	s := harness.Start(t, harness.Options{Args: []string{"--disable=cluster"}})
-	importBusybox(t, s)
+	s.ImportBusybox()
 
 	t.Run("version and info name both ends", func(t *testing.T) {
 		contains(t, s.Docker("version"), "Client:", "Server:", "API version:")

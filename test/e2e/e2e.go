@@ -3,8 +3,6 @@
 package e2e
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -14,50 +12,10 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"gantry/test/harness"
 )
 
 // repository is the module's directory, seen from this one.
 const repository = "../.."
-
-// importBusybox makes an image of Debian's static busybox, with every applet.
-func importBusybox(t testing.TB, s *harness.Server) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "busybox.tar")
-	program, err := os.ReadFile("/bin/busybox")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	header := func(h tar.Header) {
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, dir := range []string{"bin/", "etc/", "tmp/", "root/", "var/"} {
-		header(tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: 0o755})
-	}
-	header(tar.Header{Name: "bin/busybox", Mode: 0o755, Size: int64(len(program))})
-	if _, err := w.Write(program); err != nil {
-		t.Fatal(err)
-	}
-	for applet := range strings.FieldsSeq(s.Run("/bin/busybox", "--list")) {
-		if applet != "busybox" {
-			header(tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox"})
-		}
-	}
-	passwd := "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/:/bin/sh\n"
-	header(tar.Header{Name: "etc/passwd", Mode: 0o644, Size: int64(len(passwd))})
-	if _, err := io.WriteString(w, passwd); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(w.Close(), os.WriteFile(path, buf.Bytes(), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	s.Docker("import", path, "busybox:latest")
-}
 
 // copyTree returns a copy of a directory of the repository that a test may
 // change.

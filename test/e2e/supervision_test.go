@@ -105,7 +105,7 @@ func traffic(t *testing.T, s *harness.Server, url string, during func()) error {
 // the server again.
 func TestReboot(t *testing.T) {
 	s := harness.Start(t, harness.Options{})
-	importBusybox(t, s)
+	s.ImportBusybox()
 	s.Gantry("push", copyTree(t, "examples/hello"), "--replicas", "2")
 	s.Docker("run", "-d", "--name", "always", "--restart", "always", "busybox", "sleep", "600")
 	s.Docker("run", "-d", "--name", "never", "busybox", "sleep", "600")
