@@ -19,9 +19,10 @@ func parse(format string, line []byte) (Entry, bool) {
 // parseJSON reads an object of Docker's json-file driver.
 func parseJSON(line []byte) (Entry, bool) {
 	var object struct {
-		Log    string    `json:"log"`
-		Stream string    `json:"stream"`
-		Time   time.Time `json:"time"`
+		Log    string            `json:"log"`
+		Stream string            `json:"stream"`
+		Attrs  map[string]string `json:"attrs"`
+		Time   time.Time         `json:"time"`
 	}
 	if len(line) == 0 || line[0] != '{' || json.Unmarshal(line, &object) != nil {
 		return Entry{}, false
@@ -29,7 +30,7 @@ func parseJSON(line []byte) (Entry, bool) {
 	if object.Log == "" || object.Stream != "stdout" && object.Stream != "stderr" || object.Time.IsZero() {
 		return Entry{}, false
 	}
-	e := Entry{Time: object.Time, Stream: object.Stream, Line: []byte(object.Log)}
+	e := Entry{Time: object.Time, Stream: object.Stream, Line: []byte(object.Log), Attrs: object.Attrs}
 	e.Partial = e.Line[len(e.Line)-1] != '\n'
 	return e, true
 }

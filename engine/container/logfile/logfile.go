@@ -2,7 +2,10 @@
 // format and in Kubernetes' CRI format: across rotated files, while they are
 // written, and where a crash tore the last line. The writer is in package shim.
 //
-// A log is the file PATH and its rotated predecessors PATH.1 (the newest), PATH.2 ...
+// A log is the file PATH and its rotated predecessors PATH.1 (the newest), PATH.2 ...,
+// of which Compress makes PATH.1.gz and so on, with the plain file's inode number
+// as the gzip header's comment.
+//
 // Reading changes nothing. A reader that follows has an inotify descriptor and
 // one goroutine, until the iteration ends.
 package logfile
@@ -19,6 +22,7 @@ type Entry struct {
 	Stream  string // "stdout" or "stderr"
 	Line    []byte // valid until the next entry; a newline ends it unless Partial
 	Partial bool   // the line goes on in the stream's next entry, or never ended
+	Attrs   map[string]string
 }
 
 // Options says which entries to read. The zero value with a Format reads all.

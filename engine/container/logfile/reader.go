@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 )
@@ -17,18 +18,16 @@ type reader struct {
 	options Options
 	yield   func(Entry, error) bool
 
-	files   []*os.File // still to be read, oldest first; the first is being read
-	pending []byte     // read, not yet whole lines
-	offset  int64      // of what follows pending, in the first file
+	files   []*part // still to be read, oldest first; the first is being read
+	pending []byte  // read, not yet whole lines
+	offset  int64   // of what follows pending, in the first file
 	buf     []byte
 	watch   *watcher // nil unless following
 	stopped bool     // the consumer has had enough
 }
 
 func (r *reader) close() {
-	for _, f := range r.files {
-		f.Close()
-	}
+	closeAll(r.files)
 	if r.watch != nil {
 		r.watch.close()
 	}
@@ -82,18 +81,16 @@ func (r *reader) open() error {
 		if len(files) > 0 && same(files[len(files)-1], r.path) {
 			return nil
 		}
-		for _, f := range files {
-			f.Close()
-		}
+		closeAll(files)
 		r.files = nil
 	}
 	return fmt.Errorf("read log %s: it is rotated faster than it can be opened", r.path)
 }
 
-func openAll(path string) ([]*os.File, error) {
-	var files []*os.File // newest first
+func openAll(path string) ([]*part, error) {
+	var files []*part // newest first
 	for n := 0; ; n++ {
-		f, err := os.Open(name(path, n))
+		f, err := openPart(name(path, n))
 		if errors.Is(err, os.ErrNotExist) && n > 0 {
 			break
 		}
@@ -101,20 +98,16 @@ func openAll(path string) ([]*os.File, error) {
 			continue // being rotated, or never written
 		}
 		if err != nil {
-			for _, f := range files {
-				f.Close()
-			}
+			closeAll(files)
 			return nil, fmt.Errorf("read log: %w", err)
 		}
-		if len(files) > 0 && sameFile(files[len(files)-1], f) {
+		if len(files) > 0 && files[len(files)-1].inode == f.inode {
 			f.Close() // it was renamed since it was opened as the one before
 			continue
 		}
 		files = append(files, f)
 	}
-	for i, j := 0, len(files)-1; i < j; i, j = i+1, j-1 {
-		files[i], files[j] = files[j], files[i]
-	}
+	slices.Reverse(files)
 	return files, nil
 }
 
@@ -127,16 +120,9 @@ func name(path string, n int) string {
 }
 
 // same says whether path still names the open file f.
-func same(f *os.File, path string) bool {
-	a, errA := f.Stat()
-	b, errB := os.Stat(path)
-	return errA == nil && errB == nil && os.SameFile(a, b)
-}
-
-func sameFile(a, b *os.File) bool {
-	infoA, errA := a.Stat()
-	infoB, errB := b.Stat()
-	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
+func same(f *part, path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && inodeOf(info) == f.inode
 }
 
 // drain yields what is there, through all files, and stays at the end of the
@@ -182,9 +168,7 @@ func (r *reader) next() (bool, error) {
 			return false, err
 		}
 		if !found {
-			for _, f := range newer {
-				f.Close()
-			}
+			closeAll(newer)
 			continue // a rotation came between the opening of files
 		}
 		r.files = append(r.files, newer...)
@@ -195,26 +179,25 @@ func (r *reader) next() (bool, error) {
 
 // newer opens the files that are newer than the first one: all there are, if
 // that was deleted meanwhile. found is false when it exists and was not seen.
-func (r *reader) newer() (files []*os.File, found bool, err error) {
+func (r *reader) newer() (files []*part, found bool, err error) {
 	all, err := openAll(r.path)
 	if err != nil {
 		return nil, false, err
 	}
-	current, err := r.files[0].Stat()
+	current := r.files[0]
+	info, err := current.Stat()
 	if err != nil {
+		closeAll(all)
 		return nil, false, err
 	}
 	first := 0
 	for i, f := range all {
-		info, err := f.Stat()
-		if err == nil && os.SameFile(info, current) {
+		if f.inode == current.inode {
 			first = i + 1
 		}
 	}
-	for _, f := range all[:first] {
-		f.Close()
-	}
-	deleted := current.Sys().(*syscall.Stat_t).Nlink == 0
+	closeAll(all[:first])
+	deleted := info.Sys().(*syscall.Stat_t).Nlink == 0
 	return all[first:], first > 0 || deleted, nil
 }
 
@@ -224,6 +207,9 @@ func (r *reader) drainFile(ctx context.Context) error {
 		r.buf = make([]byte, 64<<10)
 	}
 	f := r.files[0]
+	if err := f.inflate(); err != nil {
+		return fmt.Errorf("read log: %w", err)
+	}
 	if info, err := f.Stat(); err == nil && info.Size() < r.offset {
 		r.pending, r.offset = r.pending[:0], 0 // truncated: it has begun anew
 	}
@@ -282,7 +268,10 @@ func (r *reader) seekTail() error {
 	for i := len(r.files) - 1; i >= 0; i-- {
 		f := r.files[i]
 		at := int64(-1)
-		err := backwards(f, func(line []byte, start int64) bool {
+		if err := f.inflate(); err != nil {
+			return fmt.Errorf("read log: %w", err)
+		}
+		err := backwards(f.File, func(line []byte, start int64) bool {
 			e, ok := parse(r.options.Format, line)
 			if !ok || !r.options.wants(&e) {
 				return true
@@ -302,9 +291,7 @@ func (r *reader) seekTail() error {
 			return fmt.Errorf("read log: %w", err)
 		}
 		if at >= 0 {
-			for _, older := range r.files[:i] {
-				older.Close()
-			}
+			closeAll(r.files[:i])
 			r.files, r.offset = r.files[i:], at
 			return nil
 		}

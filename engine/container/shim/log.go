@@ -3,7 +3,6 @@ package shim
 import (
 	"bytes"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -15,6 +14,9 @@ import (
 // maxLine is where a line is cut into pieces; Docker's and CRI's limit alike.
 const maxLine = 16 << 10
 
+// lostMark is the entry that stands for output that could not be written.
+const lostMark = "[gantry: output is missing here: the log could not be written]\n"
+
 const (
 	defaultMaxBytes = 20 << 20
 	defaultMaxFiles = 5
@@ -25,6 +27,7 @@ const (
 // does not stop because nobody keeps its log.
 type logWriter struct {
 	cri      bool
+	attrs    string // of each json-file entry, as it is written
 	path     string
 	maxBytes int64
 	maxFiles int
@@ -35,6 +38,9 @@ type logWriter struct {
 	torn bool      // the file does not end in a newline
 	rest [2][]byte // the begun line of stdout and stderr
 	out  []byte    // reused
+	lost bool      // the last write failed: entries are missing
+
+	queue *logQueue // nil: output waits for the log
 }
 
 func newLog(c *wire.Create) (*logWriter, error) {
@@ -48,7 +54,16 @@ func newLog(c *wire.Create) (*logWriter, error) {
 	if c.LogFormat == "none" || c.LogFormat == "" {
 		return w, nil
 	}
-	return w, w.open()
+	if c.LogAttrs != "" {
+		w.attrs = `"attrs":` + c.LogAttrs + `,`
+	}
+	if err := w.open(); err != nil {
+		return w, err
+	}
+	if c.LogBuffer > 0 {
+		w.queue = newLogQueue(w, int(c.LogBuffer))
+	}
+	return w, nil
 }
 
 func (w *logWriter) open() error {
@@ -71,13 +86,24 @@ func (w *logWriter) open() error {
 
 // write logs what was read from a stream.
 func (w *logWriter) write(stream wire.Stream, data []byte) {
+	now := time.Now().UTC()
+	if w.queue != nil {
+		w.queue.add(now, stream, data)
+		return
+	}
+	w.record(now, stream, data)
+}
+
+func (w *logWriter) record(now time.Time, stream wire.Stream, data []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.file == nil {
 		return
 	}
-	now := time.Now().UTC()
 	w.out = w.out[:0]
+	if w.lost {
+		w.entry(now, wire.Stderr, []byte(lostMark), true)
+	}
 	rest := &w.rest[stream-1]
 	for len(data) > 0 {
 		n := bytes.IndexByte(data, '\n') + 1
@@ -140,7 +166,9 @@ func (w *logWriter) entry(now time.Time, stream wire.Stream, line []byte, whole 
 	w.out = appendEscaped(w.out, line)
 	w.out = append(w.out, `","stream":"`...)
 	w.out = append(w.out, name...)
-	w.out = append(w.out, `","time":"`...)
+	w.out = append(w.out, `",`...)
+	w.out = append(w.out, w.attrs...)
+	w.out = append(w.out, `"time":"`...)
 	w.out = now.AppendFormat(w.out, time.RFC3339Nano)
 	w.out = append(w.out, "\"}\n"...)
 }
@@ -195,31 +223,10 @@ func (w *logWriter) flush() {
 	n, err := w.file.Write(w.out)
 	w.size += int64(n)
 	w.torn = err != nil && (n > 0 || w.torn)
+	w.lost = err != nil
 	if cap(w.out) > 4*maxLine {
 		w.out = nil
 	}
-}
-
-func (w *logWriter) rotate() {
-	name := func(n int) string { return w.path + "." + strconv.Itoa(n) }
-	old := w.file
-	if w.maxFiles == 1 {
-		if old.Truncate(0) == nil {
-			w.size, w.torn = 0, false
-		}
-		return
-	}
-	for n := w.maxFiles - 2; n >= 1; n-- {
-		_ = os.Rename(name(n), name(n+1)) // absent until so many have been written
-	}
-	if os.Rename(w.path, name(1)) != nil {
-		return
-	}
-	if w.open() != nil {
-		w.file = old // better a long log than none
-		return
-	}
-	old.Close()
 }
 
 // reopen opens the log again by name.
@@ -239,6 +246,9 @@ func (w *logWriter) reopen() error {
 
 // close logs lines that never ended.
 func (w *logWriter) close() {
+	if w.queue != nil {
+		w.queue.end()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.file == nil {

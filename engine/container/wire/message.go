@@ -26,6 +26,10 @@ type Create struct {
 	ExitPath  string // where the exit record goes
 	OOMPath   string // file with a line "oom_kill N"; empty: unknown
 	KillPath  string // cgroup.procs whose processes end with the first one; empty where the pid namespace sees to that
+
+	// What follows is optional on the wire.
+	LogAttrs  string // JSON object that each json-file entry carries; empty: none
+	LogBuffer int64  // bytes of output that may wait for the log before more is dropped; 0: output waits
 }
 
 // State is the answer to hello.
@@ -141,6 +145,8 @@ func (c *Create) Encode(e *Encoder) {
 	e.Str(c.ExitPath)
 	e.Str(c.OOMPath)
 	e.Str(c.KillPath)
+	e.Str(c.LogAttrs)
+	e.U64(uint64(c.LogBuffer))
 }
 
 // Decode reads c; d.Bad tells whether it was whole.
@@ -149,6 +155,9 @@ func (c *Create) Decode(d *Decoder) {
 	c.LogFormat, c.LogPath = d.Str(), d.Str()
 	c.MaxBytes, c.MaxFiles = int64(d.U64()), int(d.U32())
 	c.ExitPath, c.OOMPath, c.KillPath = d.Str(), d.Str(), d.Str()
+	if !d.Bad && len(d.B) > 0 {
+		c.LogAttrs, c.LogBuffer = d.Str(), int64(d.U64())
+	}
 }
 
 // Encode appends r.
