@@ -231,7 +231,26 @@ func (b *viewBuilder) buildHere() (v *view, err error) {
 	if v.ns, err = os.Open("/proc/thread-self/ns/mnt"); err != nil {
 		return nil, errors.Join(err, v.root.Close())
 	}
+	// The copies of the host's mounts would keep alive what the host unmounts,
+	// network namespaces among it.
+	if err := b.leaveHost(); err != nil {
+		return nil, errors.Join(err, v.root.Close(), v.ns.Close())
+	}
 	return v, nil
+}
+
+// leaveHost makes the view's root the root of the namespace, and unmounts all else.
+func (b *viewBuilder) leaveHost() error {
+	if err := unix.Chdir(b.at); err != nil {
+		return fmt.Errorf("chdir to the view: %w", err)
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot to the view: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount the host's root: %w", err)
+	}
+	return nil
 }
 
 // rootOf returns a detached copy of the root mount of a mount namespace, without
