@@ -236,7 +236,7 @@ func (e *Engine) PruneVolumes(ctx context.Context, f Filters) (dvolume.PruneRepo
 			return report, err
 		}
 		report.VolumesDeleted = append(report.VolumesDeleted, v.Name)
-		report.SpaceReclaimed += uint64(size)
+		report.SpaceReclaimed += uint64(max(size, 0)) // not volume.UnknownSize
 	}
 	return report, nil
 }

@@ -73,6 +73,13 @@ func (s *server) startHost(starting, ctx context.Context, g *errgroup.Group) err
 			return err
 		}
 		serveHTTP(ctx, g, "docker api", l, h.api)
+		listeners, err := listenHosts(s.cfg, s.note)
+		if err != nil {
+			return err
+		}
+		for _, l := range listeners {
+			serveHTTP(ctx, g, "docker api", l, h.api)
+		}
 		return nil
 	})
 	if err != nil {

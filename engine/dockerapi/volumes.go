@@ -95,6 +95,7 @@ func (c *call) volumeUsage(ctx context.Context) (*dvolume.DiskUsage, error) {
 		users := c.cfg.Engine.VolumeUsers(v.Name)
 		v.UsageData = &dvolume.UsageData{RefCount: int64(users), Size: size}
 		usage.Items = append(usage.Items, v)
+		size = max(size, 0) // not volume.UnknownSize
 		usage.TotalSize += size
 		if users > 0 {
 			usage.ActiveCount++

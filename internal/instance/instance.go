@@ -33,6 +33,14 @@ type Config struct {
 	RegistryCerts      []string `json:"registry-certs,omitempty"`    // directories with HOST[:PORT]/*.crt; default DefaultCerts
 	RegistryMirrors    []string `json:"registry-mirror,omitempty"`   // [HOST=]URL; without HOST of docker.io
 	InsecureRegistries []string `json:"insecure-registry,omitempty"` // HOST[:PORT] or CIDR
+
+	// Where the Docker Engine API is served beside DockerSocket, under dockerd's names.
+	Hosts     []string `json:"hosts,omitempty"`     // unix://PATH or tcp://ADDRESS
+	TLS       *bool    `json:"tls,omitempty"`       // on TCP; nil: if TLSVerify
+	TLSVerify *bool    `json:"tlsverify,omitempty"` // clients show a certificate of TLSCACert
+	TLSCACert string   `json:"tlscacert,omitempty"` // PEM files
+	TLSCert   string   `json:"tlscert,omitempty"`
+	TLSKey    string   `json:"tlskey,omitempty"`
 }
 
 // Parts are the names that Disable may hold. "cluster" is all of the cluster.

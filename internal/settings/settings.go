@@ -5,7 +5,9 @@ package settings
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -36,6 +38,12 @@ func Register(set *pflag.FlagSet) *Flags {
 	set.StringSlice("insecure-registry", nil, "HOST[:PORT] or CIDR of registries whose certificates are not verified, or that speak plain HTTP")
 	set.Bool("init", false, "containers have an init unless they say otherwise, as with docker run --init")
 	set.String("log-level", "", "debug, info, warn or error (default info)")
+	set.StringSliceP("host", "H", nil, "where the Docker API is served too: unix://PATH or tcp://ADDRESS:PORT")
+	set.Bool("tls", false, "use TLS on tcp:// hosts; implied by --tlsverify")
+	set.Bool("tlsverify", false, "use TLS and verify the clients")
+	set.String("tlscacert", "", "PEM file: trust clients with certificates of this authority (default $DOCKER_CERT_PATH/ca.pem)")
+	set.String("tlscert", "", "PEM file: the server's certificate (default $DOCKER_CERT_PATH/cert.pem)")
+	set.String("tlskey", "", "PEM file: the key of --tlscert (default $DOCKER_CERT_PATH/key.pem)")
 	set.StringVar(&f.file, "config", "", "YAML file with the same names as the flags")
 	return f
 }
@@ -43,6 +51,7 @@ func Register(set *pflag.FlagSet) *Flags {
 // given are all flags but --instance.
 var given = []string{
 	"data-dir", "run-dir", "api-listen", "http-listen", "registry-certs", "registry-mirror", "insecure-registry", "disable", "init", "log-level", "config",
+	"host", "tls", "tlsverify", "tlscacert", "tlscert", "tlskey",
 }
 
 // Given returns the names of the flags that are given, --instance apart.
@@ -74,6 +83,7 @@ func (f *Flags) Read() (instance.Config, error) {
 	for flag, into := range map[string]*string{
 		"instance": &cfg.Name, "data-dir": &cfg.DataDir, "run-dir": &cfg.RunDir,
 		"api-listen": &cfg.APIListen, "http-listen": &cfg.HTTPListen, "log-level": &cfg.LogLevel,
+		"tlscacert": &cfg.TLSCACert, "tlscert": &cfg.TLSCert, "tlskey": &cfg.TLSKey,
 	} {
 		if f.set.Changed(flag) {
 			*into = f.set.Lookup(flag).Value.String()
@@ -90,7 +100,37 @@ func (f *Flags) Read() (instance.Config, error) {
 	if f.set.Changed("init") {
 		cfg.Init, _ = f.set.GetBool("init") // it is one: registered above
 	}
+	if f.set.Changed("host") {
+		cfg.Hosts, _ = f.set.GetStringSlice("host")
+	}
+	for flag, into := range map[string]**bool{"tls": &cfg.TLS, "tlsverify": &cfg.TLSVerify} {
+		if f.set.Changed(flag) {
+			on, _ := f.set.GetBool(flag)
+			*into = &on
+		}
+	}
+	certificates(&cfg)
 	return cfg.WithDefaults()
+}
+
+// certificates fills in where dockerd looks for certificates.
+func certificates(cfg *instance.Config) {
+	if (cfg.TLS == nil || !*cfg.TLS) && (cfg.TLSVerify == nil || !*cfg.TLSVerify) {
+		return
+	}
+	dir := os.Getenv("DOCKER_CERT_PATH")
+	if dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return // then the files have to be named
+		}
+		dir = filepath.Join(home, ".docker")
+	}
+	for name, into := range map[string]*string{"ca.pem": &cfg.TLSCACert, "cert.pem": &cfg.TLSCert, "key.pem": &cfg.TLSKey} {
+		if *into == "" {
+			*into = filepath.Join(dir, name)
+		}
+	}
 }
 
 // plain takes the names of Go types out of a decoder's message.
@@ -117,6 +157,19 @@ func Arguments(cfg instance.Config) []string {
 	} {
 		if len(list.values) > 0 {
 			args = append(args, "--"+list.flag+"="+strings.Join(list.values, ","))
+		}
+	}
+	for _, host := range cfg.Hosts {
+		args = append(args, "--host="+host)
+	}
+	for flag, on := range map[string]*bool{"tls": cfg.TLS, "tlsverify": cfg.TLSVerify} {
+		if on != nil {
+			args = append(args, "--"+flag+"="+strconv.FormatBool(*on))
+		}
+	}
+	for flag, file := range map[string]string{"tlscacert": cfg.TLSCACert, "tlscert": cfg.TLSCert, "tlskey": cfg.TLSKey} {
+		if file != "" {
+			args = append(args, "--"+flag+"="+file)
 		}
 	}
 	return args

@@ -58,3 +58,33 @@ func TestAnUnknownNameInTheFileIsRefused(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestDockersHostsAndCertificates(t *testing.T) {
+	t.Setenv("DOCKER_CERT_PATH", "/certs")
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte("hosts: [\"tcp://127.0.0.1:2376\"]\ntlsverify: true\ntlskey: /own/key.pem\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := read(t, "--config", file, "-H", "unix:///run/a.sock", "-H", "tcp://0.0.0.0:2376")
+	if err != nil {
+		t.Fatal(err)
+	}
+	yes := true
+	want, err := instance.Config{
+		Hosts: []string{"unix:///run/a.sock", "tcp://0.0.0.0:2376"}, TLSVerify: &yes,
+		TLSCACert: "/certs/ca.pem", TLSCert: "/certs/cert.pem", TLSKey: "/own/key.pem",
+	}.WithDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	again, err := read(t, Arguments(got)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(got, again); diff != "" {
+		t.Errorf("Arguments does not give the settings back (-want +got):\n%s", diff)
+	}
+}
