@@ -19,7 +19,7 @@ func TestRemoteClients(t *testing.T) {
 		"--disable=cluster", "-H", "tcp://127.0.0.1:2376", "--tlsverify",
 		"--tlscacert", pem("ca"), "--tlscert", pem("server-cert"), "--tlskey", pem("server-key"),
 	}})
-	importBusybox(t, s)
+	s.ImportBusybox()
 	config := t.TempDir()
 	docker := func(args ...string) harness.Result {
 		return s.Try("fed\n", "docker", append([]string{"--config", config}, args...)...)
