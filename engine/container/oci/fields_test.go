@@ -74,11 +74,20 @@ func TestFields(t *testing.T) {
 			inUserNamespace(o)
 			o.Mounts = append(o.Mounts, bind(data, "/mnt", "bind"))
 		}},
-		"a shared root":  {"grep -c ' / [^ ]* shared:' /proc/self/mountinfo", "1", func(o *specs.Spec) { o.Linux.RootfsPropagation = "shared" }},
-		"a remount":      {"touch /tmp/x 2>&1 | grep -c Read-only", "1", mounts(specs.Mount{Destination: "/tmp", Type: "tmpfs"}, specs.Mount{Destination: "/tmp", Type: "none", Options: []string{"remount", "ro"}})},
-		"a domain name":  {"cat /proc/sys/kernel/domainname", "example", func(o *specs.Spec) { o.Domainname = "example" }},
-		"an empty PATH":  {"", "box", func(o *specs.Spec) { o.Process.Args, o.Process.Env = []string{"/bin/hostname"}, []string{"PATH="} }},
-		"the root moved": {"ls /proc/1/root/bin | grep -c busybox", "1", nil},
+		"a filter older than what makes the process": {"echo made", "made", func(o *specs.Spec) {
+			enosys := uint(unix.ENOSYS)
+			o.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
+				{Names: []string{"close_range", "openat2", "clone3", "faccessat2"}, Action: specs.ActErrno, ErrnoRet: &enosys}}}
+		}},
+		"an unknown capability": {"echo warned", "warned", func(o *specs.Spec) {
+			o.Process.Capabilities.Bounding = append(o.Process.Capabilities.Bounding, "CAP_TO_COME")
+		}},
+		"a bind with a file system's options": {"cat /mnt/file", "content", mounts(bind(data, "/mnt", "bind", "mode=755"))},
+		"a shared root":                       {"grep -c ' / [^ ]* shared:' /proc/self/mountinfo", "1", func(o *specs.Spec) { o.Linux.RootfsPropagation = "shared" }},
+		"a remount":                           {"touch /tmp/x 2>&1 | grep -c Read-only", "1", mounts(specs.Mount{Destination: "/tmp", Type: "tmpfs"}, specs.Mount{Destination: "/tmp", Type: "none", Options: []string{"remount", "ro"}})},
+		"a domain name":                       {"cat /proc/sys/kernel/domainname", "example", func(o *specs.Spec) { o.Domainname = "example" }},
+		"an empty PATH":                       {"", "box", func(o *specs.Spec) { o.Process.Args, o.Process.Env = []string{"/bin/hostname"}, []string{"PATH="} }},
+		"the root moved":                      {"ls /proc/1/root/bin | grep -c busybox", "1", nil},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -42,6 +42,7 @@ func TestHooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.must("start", h.id)
+	h.must("exec", h.id, "sh", "-c", "until grep -q program /mnt/log; do :; done")
 	h.must("kill", h.id, "KILL")
 	h.stopped()
 	if _, errs, code := h.run("delete", h.id); code != 0 || !strings.Contains(errs, "poststop hook") {

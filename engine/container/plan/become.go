@@ -70,6 +70,14 @@ func (p *Planner) becomeProgram(s *specs.Process, personality *specs.LinuxPerson
 	}
 	p.personality(personality)
 	p.labels(s)
+	// Before the seccomp filter, which may be older than the call. What is opened
+	// later closes itself.
+	l.Doing("close what is open")
+	first := 3
+	if p.Direct != nil {
+		first += p.Direct.PreservedFds
+	}
+	l.Call(unix.SYS_CLOSE_RANGE, program.Val(first), program.Val(uint32(math.MaxUint32)), program.Val(unix.CLOSE_RANGE_CLOEXEC))
 	l.Doing("give stdio to the user")
 	for fd := range 3 {
 		// Not for /dev/null, which is everybody's; others may refuse.
@@ -255,12 +263,6 @@ func (p *Planner) execute(s *specs.Process) error {
 		return problem.New(problem.Invalid, "program %q", name)
 	}
 	l := p.child
-	l.Doing("close what is open")
-	first := 3
-	if p.Direct != nil {
-		first += p.Direct.PreservedFds
-	}
-	l.Call(unix.SYS_CLOSE_RANGE, program.Val(first), program.Val(uint32(math.MaxUint32)), program.Val(unix.CLOSE_RANGE_CLOEXEC))
 	argv, envp := p.b.Pointers(s.Args), p.b.Pointers(s.Env)
 	if strings.Contains(name, "/") {
 		if p.Direct == nil {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -37,11 +38,15 @@ func (p *Planner) capabilities(c *specs.LinuxCapabilities, user bool) (capabilit
 	if c == nil {
 		return set, nil
 	}
-	missing := map[string]bool{}
+	missing, unknown := map[string]bool{}, map[string]bool{}
 	var err error
 	mask := func(names []string) (m uint64) {
 		for _, name := range names {
 			n := slices.Index(capabilityNames, strings.ToUpper(name))
+			if n < 0 && p.Direct != nil {
+				unknown[name] = true // runtime-spec 1.1 and later ask for a warning
+				continue
+			}
 			if n < 0 {
 				err = problem.New(problem.Invalid, "capability %q is unknown", name)
 				return 0
@@ -58,13 +63,11 @@ func (p *Planner) capabilities(c *specs.LinuxCapabilities, user bool) (capabilit
 		inheritable: mask(c.Inheritable), ambient: mask(c.Ambient)}
 	// The kernel grants ambient ones only out of both.
 	set.ambient &= set.permitted & set.inheritable
-	names := make([]string, 0, len(missing))
-	for name := range missing {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(missing)) {
 		p.warn("%s: this host has not got it to give", name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(unknown)) {
+		p.warn("%s: this capability is unknown and ignored", name)
 	}
 	return set, err
 }

@@ -34,7 +34,7 @@ type mounter struct {
 	users     func(uids, gids string) (string, error)
 	mapped    []specs.LinuxIDMapping // the container's own
 	mappedGID []specs.LinuxIDMapping
-	copyUp    bool // who executes the program copies directories
+	direct    bool // not for a shim
 
 	temp [3]uint8 // registers used by one step at a time
 }
@@ -115,7 +115,7 @@ func (m *mounter) mount(s specs.Mount) error {
 		return m.bind(s, o)
 	case o.idmap:
 		return problem.New(problem.Unsupported, "mount %s: a mapping of users for a mount that is no bind mount", s.Destination)
-	case o.copyUp && (s.Type != "tmpfs" || !m.copyUp):
+	case o.copyUp && (s.Type != "tmpfs" || !m.direct):
 		return problem.New(problem.Unsupported, "mount %s: mount option tmpcopyup is not supported", s.Destination)
 	case s.Type == "cgroup" || s.Type == "cgroup2":
 		m.cgroups(s, o)
@@ -189,7 +189,8 @@ func recursive(flags uint64) int {
 // destination is missing.
 func (m *mounter) bind(s specs.Mount, o mountOptions) error {
 	o.data = slices.DeleteFunc(o.data, func(option string) bool { return ofFileSystem[option] })
-	if len(o.data) > 0 {
+	// runc ignores them, and its callers pass some.
+	if len(o.data) > 0 && !m.direct {
 		return problem.New(problem.Invalid, "mount %s: a bind mount has no option %q", s.Destination, o.data[0])
 	}
 	info, err := os.Stat(s.Source)

@@ -133,7 +133,7 @@ func (p *Planner) Container(o *specs.Spec, overlay *Overlay) (*wire.Process, err
 	m := newMounter(p.b, l)
 	m.pre, m.post, m.host, m.group = p.pre, p.post, p.Host, p.Group
 	m.user, m.cgroup = all&unix.CLONE_NEWUSER != 0, all&unix.CLONE_NEWCGROUP != 0
-	m.label, m.users, m.copyUp = o.Linux.MountLabel, p.UserNamespace, p.Direct != nil
+	m.label, m.users, m.direct = o.Linux.MountLabel, p.UserNamespace, p.Direct != nil
 	m.mapped, m.mappedGID = o.Linux.UIDMappings, o.Linux.GIDMappings
 	if err := p.filesystem(m, o, overlay); err != nil {
 		return nil, err
