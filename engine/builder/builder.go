@@ -80,9 +80,10 @@ type Request struct {
 
 // Builder builds images. Its methods may be called concurrently.
 type Builder struct {
-	cfg    Config
-	cache  *cache
-	caches *cacheMounts
+	cfg     Config
+	cache   *cache
+	caches  *cacheMounts
+	flights flights
 }
 
 // New opens the build cache. It must be called before anything is removed from

@@ -28,7 +28,8 @@ var ctx = context.Background()
 // namespaceRunner runs commands in an overlay and a mount namespace of their
 // own: what package engine does, at its least.
 type namespaceRunner struct {
-	dir string // mount point, empty
+	dir    string                      // mount point, empty
+	before func(context.Context) error // called first; may be nil
 }
 
 func (r *namespaceRunner) Run(ctx context.Context, spec RunSpec) (int, error) {
@@ -53,6 +54,11 @@ func (r *namespaceRunner) Run(ctx context.Context, spec RunSpec) (int, error) {
 }
 
 func (r *namespaceRunner) run(ctx context.Context, spec RunSpec) (int, error) {
+	if r.before != nil {
+		if err := r.before(ctx); err != nil {
+			return 0, err
+		}
+	}
 	if err := errors.Join(unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")); err != nil {
 		return 0, err
 	}

@@ -275,3 +275,46 @@ func TestRunThatWritesNothingMakesAnEmptyLayer(t *testing.T) {
 		t.Errorf("layer %+v, %v; want an archive without entries\n%s", layer, err, b.listing("x"))
 	}
 }
+
+// TestTheSameStepInTwoBuildsRunsOnce has several builds wait for one that runs,
+// and another take over from one that is cancelled.
+func TestTheSameStepInTwoBuildsRunsOnce(t *testing.T) {
+	b := newBench(t)
+	b.busybox()
+	started, finish := make(chan struct{}, 10), make(chan struct{})
+	b.runner.before = func(ctx context.Context) error {
+		started <- struct{}{}
+		select {
+		case <-finish:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	const dockerfile = "FROM busybox\nRUN echo once > /file\n"
+	build := func(ctx context.Context) error {
+		_, err := b.Build(ctx, Request{Context: bytes.NewReader(archive(t, []file{{name: "Dockerfile", body: dockerfile}}))}, nil)
+		return err
+	}
+	first, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 5)
+	go func() { ended <- build(first) }()
+	<-started
+	for range 3 {
+		go func() { ended <- build(ctx) }()
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Fatalf("the cancelled build: %v", err)
+	}
+	<-started // one of the others
+	close(finish)
+	for range 3 {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := len(started); n != 0 {
+		t.Errorf("the step ran %d times too often", n)
+	}
+}

@@ -138,7 +138,7 @@ func (x *stageRun) copy(ctx context.Context, s step, req copyRequest, from, writ
 		return err
 	}
 	keys = append(keys, key(append([]string{"copy", content}, to...)...))
-	r, err := x.memo(s, keys, func() (result, error) { return x.makeCopy(ctx, req, origins, mode) })
+	r, err := x.memo(ctx, s, keys, func() (result, error) { return x.makeCopy(ctx, req, origins, mode) })
 	if err != nil {
 		return err
 	}

@@ -264,8 +264,33 @@ func (x *stageRun) apply(r result, by string) {
 }
 
 // memo returns the result under the first of keys that has one, or else what
-// work makes, and keeps it under all.
-func (x *stageRun) memo(s step, keys []cacheKey, work func() (result, error)) (result, error) {
+// work makes, and keeps it under all. The last key tells what is the same step
+// in another build.
+func (x *stageRun) memo(ctx context.Context, s step, keys []cacheKey, work func() (result, error)) (result, error) {
+	for {
+		if r, hit := x.known(s, keys); hit {
+			return r, nil
+		}
+		if x.build.req.NoCache {
+			return x.make(keys, work)
+		}
+		leave, err := x.build.flights.enter(ctx, keys[len(keys)-1])
+		if err != nil {
+			return result{}, err
+		}
+		if leave == nil {
+			continue // somebody else has made it, or has failed
+		}
+		defer leave()
+		if r, hit := x.known(s, keys); hit {
+			return r, nil
+		}
+		return x.make(keys, work)
+	}
+}
+
+// known looks for the result of a step in the cache.
+func (x *stageRun) known(s step, keys []cacheKey) (result, bool) {
 	for i, k := range keys {
 		r, hit := x.build.cached(k)
 		if !hit {
@@ -275,8 +300,12 @@ func (x *stageRun) memo(s step, keys []cacheKey, work func() (result, error)) (r
 		for _, k := range keys[:i] {
 			x.build.cache.keep(k, r)
 		}
-		return r, nil
+		return r, true
 	}
+	return result{}, false
+}
+
+func (x *stageRun) make(keys []cacheKey, work func() (result, error)) (result, error) {
 	r, err := work()
 	if err != nil {
 		return r, err
@@ -295,7 +324,7 @@ func (x *stageRun) runStep(ctx context.Context, s step, cmd *instructions.RunCom
 	if err := x.findSources(ctx, p.mounts); err != nil {
 		return err
 	}
-	r, err := x.memo(s, []cacheKey{p.key(x.st)}, func() (result, error) { return x.run(ctx, s, p) })
+	r, err := x.memo(ctx, s, []cacheKey{p.key(x.st)}, func() (result, error) { return x.run(ctx, s, p) })
 	if err != nil {
 		return err
 	}
@@ -320,7 +349,7 @@ func (x *stageRun) workdirStep(ctx context.Context, s step, cmd *instructions.Wo
 	x.st.spec.Config.WorkingDir = x.st.resolve(cmd.Path)
 	dir := x.st.spec.Config.WorkingDir
 	k := key("workdir", chain(x.st.layers), dir, x.st.created.String())
-	r, err := x.memo(s, []cacheKey{k}, func() (result, error) { return x.makeDir(ctx, dir) })
+	r, err := x.memo(ctx, s, []cacheKey{k}, func() (result, error) { return x.makeDir(ctx, dir) })
 	if err != nil {
 		return err
 	}
