@@ -230,7 +230,7 @@ func (e *Engine) runExec(ctx context.Context, r *record, x *exec, s *Streams) (*
 	}
 	// A client that goes away meanwhile does not take the start back.
 	whole := context.WithoutCancel(ctx)
-	proc, err := this.proc.Exec(whole, container.ExecSpec{ID: x.id, Process: process, Stdin: s != nil && s.Stdin != nil})
+	proc, err := this.proc.Exec(whole, container.ExecSpec{ID: x.id, Process: process, Stdin: s != nil && s.Stdin != nil, Note: r.noteOf(x)})
 	if err != nil {
 		r.execOver(x, codeNotExecutable)
 		return nil, err

@@ -23,28 +23,33 @@ const (
 	healthOutputBytes    = 4096
 )
 
-// health is the check of one run of a container. Its status is guarded by the
-// container's mu.
-type health struct {
-	status dcontainer.Health
-	cancel context.CancelFunc
-}
-
-// startHealth begins to check a run, if the container has a health check.
+// startHealth begins to check a run, if the container has a health check. An
+// adopted run goes on from what was found before.
 func (e *Engine) startHealth(r *record, this *run) {
 	check := r.config().Config.Healthcheck
 	if check == nil || len(check.Test) == 0 || check.Test[0] == "NONE" {
 		return
 	}
 	checking, cancel := context.WithCancel(context.Background())
-	h := &health{status: dcontainer.Health{Status: dcontainer.Starting}, cancel: cancel}
 	r.mu.Lock()
-	r.health = h
+	r.health = cancel
 	r.mu.Unlock()
 	e.spawn(func(ctx context.Context) {
 		defer context.AfterFunc(ctx, cancel)()
-		e.checkHealth(checking, r, this, h, *check)
+		e.checkHealth(checking, r, this, *check)
 	})
+}
+
+// newHealth is the health at the start of a run: the log of earlier runs stays.
+func newHealth(c *dcontainer.Config, before *dcontainer.Health) *dcontainer.Health {
+	if check := c.Healthcheck; check == nil || len(check.Test) == 0 || check.Test[0] == "NONE" {
+		return nil
+	}
+	now := &dcontainer.Health{Status: dcontainer.Starting}
+	if before != nil {
+		now.Log = before.Log
+	}
+	return now
 }
 
 // endHealth ends the check with its run. What was found stays to be seen.
@@ -52,18 +57,17 @@ func (e *Engine) endHealth(r *record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.health != nil {
-		r.health.cancel()
+		r.health()
 	}
 }
 
 // checkHealth probes until ctx ends.
-func (e *Engine) checkHealth(ctx context.Context, r *record, this *run, h *health, check dcontainer.HealthConfig) {
-	begun := time.Now()
+func (e *Engine) checkHealth(ctx context.Context, r *record, this *run, check dcontainer.HealthConfig) {
+	_, st := r.view()
+	inStartPeriod := func() bool { return time.Since(st.StartedAt) < check.StartPeriod }
 	for {
-		r.mu.Lock()
-		starting := h.status.Status == dcontainer.Starting
-		r.mu.Unlock()
-		timer := time.NewTimer(probeDelay(check, starting && time.Since(begun) < check.StartPeriod))
+		before := r.healthNow()
+		timer := time.NewTimer(probeDelay(check, before.Status == dcontainer.Starting && inStartPeriod()))
 		select {
 		case <-timer.C:
 		case <-this.done:
@@ -80,15 +84,25 @@ func (e *Engine) checkHealth(ctx context.Context, r *record, this *run, h *healt
 		if ctx.Err() != nil {
 			return
 		}
-		r.mu.Lock()
-		before := h.status.Status
-		h.status = afterProbe(h.status, *result, check, time.Since(begun) < check.StartPeriod)
-		after := h.status.Status
-		r.mu.Unlock()
-		if before != after {
-			e.emit(r, devents.Action("health_status: "+string(after)), nil)
+		after := afterProbe(before, *result, check, inStartPeriod())
+		if err := r.change(soon, func(st *state) {
+			if ctx.Err() == nil { // else the run has ended, and the next may have begun
+				st.Health = &after
+			}
+		}); err != nil {
+			e.log.Error("container state not written", "container", r.id, "err", err)
+		}
+		if before.Status != after.Status {
+			e.emit(r, devents.Action("health_status: "+string(after.Status)), nil)
 		}
 	}
+}
+
+func (r *record) healthNow() dcontainer.Health {
+	if _, st := r.view(); st.Health != nil {
+		return *st.Health
+	}
+	return dcontainer.Health{Status: dcontainer.Starting}
 }
 
 func probeDelay(check dcontainer.HealthConfig, starting bool) time.Duration {

@@ -121,10 +121,8 @@ func (r *record) dockerState(st state) *dcontainer.State {
 	if this := r.running(); this != nil {
 		out.Pid = this.proc.Pid()
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.health != nil {
-		status := r.health.status
+	if st.Health != nil {
+		status := *st.Health
 		if status.Log == nil {
 			status.Log = []*dcontainer.HealthcheckResult{}
 		}

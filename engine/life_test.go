@@ -273,6 +273,84 @@ func TestHealth(t *testing.T) {
 		t.Fatal(code, err)
 	}
 	expect(devents.ActionHealthStatusUnhealthy)
+	health := func() *dcontainer.Health {
+		answer, err := b.Engine.Inspect(b.ctx, id, engine.WithoutSizes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer.State.Health
+	}
+	before := health()
+	b.Restart(t)
+	after := health()
+	if after == nil || after.Status != dcontainer.Unhealthy || after.FailingStreak < before.FailingStreak || len(after.Log) < len(before.Log) {
+		t.Errorf("after a restart of the daemon %+v, before %+v", after, before)
+	}
+}
+
+func TestExecsAreAdopted(t *testing.T) {
+	b := newBench(t)
+	id := b.create("echo ready; sleep 600", nil)
+	b.startReady(id)
+	start := func(script string) string {
+		t.Helper()
+		made, err := b.Engine.ExecCreate(b.ctx, id, dcontainer.ExecCreateRequest{Cmd: []string{"sh", "-c", script}, User: "web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Engine.ExecStart(b.ctx, made, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		return made
+	}
+	inspect := func(exec string) dcontainer.ExecInspectResponse {
+		t.Helper()
+		answer, err := b.Engine.ExecInspect(b.ctx, exec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer
+	}
+	long, meanwhile := start("sleep 600; exit 5"), start("sleep 600")
+	longPid, meanwhilePid := inspect(long).Pid, inspect(meanwhile).Pid
+	if err := b.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	killAndWait(t, meanwhilePid)
+	if err := b.Host.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if x := inspect(long); !x.Running || x.Pid != longPid || x.ProcessConfig.User != "web" || x.ProcessConfig.Entrypoint != "sh" || x.ContainerID != id {
+		t.Errorf("what runs on: %+v, pid was %d", x, longPid)
+	}
+	for {
+		x := inspect(meanwhile)
+		if !x.Running {
+			if x.ExitCode == nil || *x.ExitCode != 137 {
+				t.Errorf("what ended while nobody looked: %+v", x)
+			}
+			break
+		}
+		// Reaped a moment after its end, which killAndWait has waited for.
+		if code, err := b.Engine.ExecWait(b.ctx, meanwhile); code != 137 || err != nil {
+			t.Fatalf("exit code %d, %v", code, err)
+		}
+	}
+	events := b.follow(b.ctx)
+	killAndWait(t, longPid)
+	if code, err := b.Engine.ExecWait(b.ctx, long); code != 137 || err != nil {
+		t.Errorf("the end of an adopted exec: %d, %v", code, err)
+	}
+	for ev := range events {
+		if ev.Action == devents.ActionExecDie && ev.Actor.Attributes["execID"] == long {
+			break
+		}
+	}
+	// Asked for once more by another engine.
+	b.Restart(t)
+	if x := inspect(long); x.Running || x.ExitCode == nil || *x.ExitCode != 137 {
+		t.Errorf("after one more restart: %+v", x)
+	}
 }
 
 func TestMemoryLimitKills(t *testing.T) {

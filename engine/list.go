@@ -115,12 +115,10 @@ func (e *Engine) listBounds(f Filters) (after, before time.Time, err error) {
 }
 
 func (r *record) healthStatus() dcontainer.HealthStatus {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.health == nil {
-		return dcontainer.NoHealthcheck
+	if _, st := r.view(); st.Health != nil {
+		return st.Health.Status
 	}
-	return r.health.status.Status
+	return dcontainer.NoHealthcheck
 }
 
 func (e *Engine) onNetwork(cfg *config, want string) bool {
@@ -181,11 +179,9 @@ func (e *Engine) summary(ctx context.Context, r *record, cfg *config, st state, 
 		// The name means another image by now, or none.
 		out.Image = cfg.Image.String()
 	}
-	r.mu.Lock()
-	if r.health != nil {
-		out.Health.FailingStreak = r.health.status.FailingStreak
+	if st.Health != nil {
+		out.Health.FailingStreak = st.Health.FailingStreak
 	}
-	r.mu.Unlock()
 	if !opts.Size {
 		return out, nil
 	}

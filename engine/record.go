@@ -55,11 +55,12 @@ type state struct {
 	StartedAt    time.Time
 	FinishedAt   time.Time
 	ExitCode     int
-	OOMKilled    bool   `json:",omitempty"`
-	Error        string `json:",omitempty"`
-	RestartCount int    `json:",omitempty"`
-	Stopped      bool   `json:",omitempty"` // somebody asked for the end of the last run
-	Namespace    string `json:",omitempty"` // path of the network namespace, when it is the container's own
+	OOMKilled    bool               `json:",omitempty"`
+	Error        string             `json:",omitempty"`
+	RestartCount int                `json:",omitempty"`
+	Stopped      bool               `json:",omitempty"` // somebody asked for the end of the last run
+	Health       *dcontainer.Health `json:",omitempty"` // never changed in place
+	Namespace    string             `json:",omitempty"` // path of the network namespace, when it is the container's own
 	Endpoints    []network.Endpoint
 	Publications []network.Publication
 }
@@ -77,12 +78,12 @@ type record struct {
 	mu       sync.Mutex
 	cfg      *config
 	st       state
-	removing bool          // or removed
-	kept     bool          // it is being restarted: its end does not remove it
-	run      *run          // nil unless there is a process
-	waiting  []*waiter     // for an exit or the removal
-	claims   []*Attachment // on the streams of the next run
-	health   *health       // nil without a health check
+	removing bool               // or removed
+	kept     bool               // it is being restarted: its end does not remove it
+	run      *run               // nil unless there is a process
+	waiting  []*waiter          // for an exit or the removal
+	claims   []*Attachment      // on the streams of the next run
+	health   context.CancelFunc // ends the health check of the run; nil without one
 	execs    map[string]*exec
 	backoff  time.Duration
 	pending  context.CancelFunc // ends a restart that waits for its time

@@ -226,7 +226,7 @@ func (e *Engine) adopt(ctx context.Context, f found) error {
 	}
 	e.log.Info("container adopted", "container", f.r.id)
 	e.supervise(f.r, e.newRun(f.proc))
-	return nil
+	return e.adoptExecs(ctx, f.r, f.proc)
 }
 
 // endedUnseen deals with an end that came while no engine ran.

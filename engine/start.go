@@ -162,6 +162,7 @@ func (e *Engine) begin(ctx context.Context, r *record, proc *container.Container
 		st.Status = dcontainer.StateRunning
 		st.StartedAt, st.FinishedAt = time.Now().UTC(), time.Time{}
 		st.ExitCode, st.OOMKilled, st.Error = 0, false, ""
+		st.Health = newHealth(r.cfg.Config, st.Health)
 		st.Namespace, st.Endpoints, st.Publications = net.namespace, net.endpoints, net.publications
 	})
 	if err != nil {

@@ -31,6 +31,7 @@ type Container struct {
 	started bool
 	exit    *Exit
 	execs   map[string]*Exec
+	early   map[string]Exit // of execs that are not registered yet; nil but in Execs
 }
 
 // ID returns the container's id.
@@ -119,6 +120,9 @@ func (c *Container) exited(x wire.Exit) {
 	c.mu.Lock()
 	e := c.execs[x.Process]
 	delete(c.execs, x.Process)
+	if e == nil && c.early != nil {
+		c.early[x.Process] = exit
+	}
 	c.mu.Unlock()
 	if e != nil {
 		e.finish(exit)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +17,7 @@ import (
 type Exec struct {
 	c        *Container
 	id       string
+	note     []byte
 	messages []string
 	done     chan struct{}
 
@@ -53,11 +55,16 @@ func (c *Container) Exec(ctx context.Context, s ExecSpec) (*Exec, error) {
 		return nil, err
 	}
 	process.OpenStdin, process.StdinOnce = s.Stdin, true
-	e := &Exec{c: c, id: s.ID, messages: p.Messages(), done: make(chan struct{})}
+	process.Note = s.Note
+	e := &Exec{c: c, id: s.ID, note: s.Note, messages: p.Messages(), done: make(chan struct{})}
 	if err := c.addExec(e); err != nil {
 		return nil, err
 	}
-	_, err = c.call(ctx, "exec", wire.KindExecCreate, func(enc *wire.Encoder) { enc.Str(s.ID); process.Encode(enc) })
+	_, err = c.call(ctx, "exec", wire.KindExecCreate, func(enc *wire.Encoder) {
+		enc.Str(s.ID)
+		process.Encode(enc)
+		process.EncodeNote(enc)
+	})
 	if err != nil {
 		c.dropExec(e)
 		if errors.Is(err, problem.Conflict) {
@@ -67,6 +74,53 @@ func (c *Container) Exec(ctx context.Context, s ExecSpec) (*Exec, error) {
 	}
 	return e, nil
 }
+
+// Execs lists the execs with a note that an earlier engine started: those that
+// run, and the last of those that have ended. It is for right after Open: a
+// shim of an earlier version knows of none.
+func (c *Container) Execs(ctx context.Context) ([]*Exec, error) {
+	if c.link == nil {
+		return nil, nil
+	}
+	// Until they are registered, exits are kept.
+	c.mu.Lock()
+	c.early = map[string]Exit{}
+	c.mu.Unlock()
+	r, err := c.link.call(ctx, wire.KindExecs, nil)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	early := c.early
+	c.early = nil
+	if errors.Is(err, errLost) || r.Failure != wire.OK {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []*Exec
+	for _, x := range r.Execs {
+		e := &Exec{c: c, id: x.ID, note: x.Note, pid: x.Pid, started: true, done: make(chan struct{})}
+		exit, ended := early[x.ID]
+		switch {
+		case x.Pid == 0:
+			e.finish(Exit{Code: x.Code, At: time.Unix(0, x.At)})
+		case ended:
+			e.finish(exit)
+		case c.exit != nil:
+			e.finish(Exit{Code: 128 + int(unix.SIGKILL), At: c.exit.At})
+		default:
+			c.execs[e.id] = e
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
+
+// ID returns the exec's id.
+func (e *Exec) ID() string { return e.id }
+
+// Note returns what ExecSpec.Note was.
+func (e *Exec) Note() []byte { return e.note }
 
 func (c *Container) addExec(e *Exec) error {
 	c.mu.Lock()

@@ -74,6 +74,10 @@ type ExecSpec struct {
 	ID      string // unique in the container
 	Process specs.Process
 	Stdin   bool // otherwise stdin is /dev/null
+
+	// Note is kept with the exec while its container lives, for Container.Execs.
+	// Empty: the exec is not listed there.
+	Note []byte
 }
 
 // Stats is what a container's cgroup says about its use of the host. What the

@@ -119,6 +119,7 @@ after_reboot() {
 	for i in $(seq 60); do curl -sf --max-time 5 "$(gantry status --address hello)" >/dev/null && break; sleep 1; done
 	check "the app answers after a reboot" "Hello from hello-" curl -s --max-time 20 "$(gantry status --address hello)"
 	check "everything is stopped" "" gantry down --purge
+	check "systemd does not start it again" "^inactive$" systemctl is-active gantry
 	check "no cgroup is left" "^0$" bash -c 'find /sys/fs/cgroup/gantry -mindepth 1 -type d 2>/dev/null | wc -l'
 }
 

@@ -136,6 +136,8 @@ func (s *Shim) handle(c *conn, kind wire.Kind, d *wire.Decoder) wire.Reply {
 		return s.startExec(d.Str())
 	case wire.KindExecRemove:
 		return s.removeExec(d.Str())
+	case wire.KindExecs:
+		return s.execs()
 	case wire.KindReopenLog:
 		if s.log != nil {
 			if err := s.log.reopen(); err != nil {

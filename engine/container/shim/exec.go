@@ -12,6 +12,7 @@ func (s *Shim) createExec(d *wire.Decoder) wire.Reply {
 	id := d.Str()
 	spec := &wire.Process{}
 	spec.Decode(d)
+	spec.DecodeNote(d)
 	if d.Bad || id == "" {
 		return wire.Reply{Failure: wire.FailRequest}
 	}
@@ -69,6 +70,38 @@ func (s *Shim) endFailed(p *process) {
 	s.writers = append(s.writers, clients...)
 	delete(s.procs, p.id)
 	close(p.ended)
+}
+
+// execsKept bounds the ended execs that are kept while an engine hears of them:
+// it may die before it has made use of what it has heard.
+const execsKept = 16
+
+// keepExec keeps the end of an exec for engines to come. The caller holds mu.
+func (s *Shim) keepExec(p *process) {
+	if len(p.spec.Note) == 0 {
+		return
+	}
+	if len(s.over) >= execsKept && len(s.conns) > 0 {
+		s.over = append(s.over[:0], s.over[1:]...)
+	}
+	s.over = append(s.over, wire.ExecState{ID: p.id, Note: p.spec.Note, Code: exitCode(p.status), At: p.at.UnixNano()})
+}
+
+// execs lists the execs that run, and those that have ended.
+func (s *Shim) execs() wire.Reply {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := wire.Reply{Execs: append([]wire.ExecState(nil), s.over...)}
+	for _, p := range s.procs {
+		switch {
+		case len(p.spec.Note) == 0 || !p.forked:
+		case p.pid != 0:
+			r.Execs = append(r.Execs, wire.ExecState{ID: p.id, Note: p.spec.Note, Pid: p.pid})
+		default: // reaped: what it has printed is still on its way
+			r.Execs = append(r.Execs, wire.ExecState{ID: p.id, Note: p.spec.Note, Code: exitCode(p.status), At: p.at.UnixNano()})
+		}
+	}
+	return r
 }
 
 // removeExec forgets an exec that was not started.

@@ -36,6 +36,7 @@ type Shim struct {
 	procs   map[string]*process // "" is the first
 	conns   []*conn             // those that hear of exits
 	ending  bool                // no new exec
+	over    []wire.ExecState    // execs that have ended, and are still asked for
 	writers []*client           // clients that may have output to come when the shim ends
 
 	log       *logWriter
@@ -176,6 +177,7 @@ func (s *Shim) watchExec(p *process) {
 	s.mu.Lock()
 	s.writers = append(s.writers, clients...)
 	delete(s.procs, p.id)
+	s.keepExec(p)
 	x := wire.Exit{Process: p.id, Code: exitCode(p.status), At: p.at.UnixNano()}
 	s.mu.Unlock()
 	s.tell(&x)

@@ -14,6 +14,7 @@ type Process struct {
 	UIDMap    string // for /proc/PID/uid_map; empty: no new user namespace
 	GIDMap    string
 	Program   program.Program
+	Note      []byte // of an exec: kept and given back by KindExecs; empty: not listed there
 }
 
 // Create is the request that makes the container.
@@ -51,7 +52,17 @@ type Exit struct {
 type Reply struct {
 	Failure Failure
 	A, B    uint32
-	State   State // of hello
+	State   State       // of hello
+	Execs   []ExecState // of execs
+}
+
+// ExecState is one exec in the answer to KindExecs.
+type ExecState struct {
+	ID   string
+	Note []byte
+	Pid  int // 0 when it has ended
+	Code int
+	At   int64 // of its end, nanoseconds since 1970
 }
 
 // Encode appends p.
@@ -71,6 +82,17 @@ func (p *Process) Encode(e *Encoder) {
 	for _, r := range p.Program.Relocs {
 		e.U32(r.At)
 		e.U32(r.To)
+	}
+}
+
+// EncodeNote appends what an exec has besides; a shim that does not know of it
+// reads no further than Encode.
+func (p *Process) EncodeNote(e *Encoder) { e.Bytes(p.Note) }
+
+// DecodeNote reads it, if it is there.
+func (p *Process) DecodeNote(d *Decoder) {
+	if len(d.B) > 0 {
+		p.Note = append([]byte(nil), d.Bytes()...) // not the whole message's memory
 	}
 }
 
@@ -168,12 +190,32 @@ func (r *Reply) Encode(e *Encoder) {
 	e.U32(uint32(r.State.Pid))
 	e.Bool(r.State.Started)
 	e.Bool(r.State.Exited)
+	if len(r.Execs) == 0 {
+		return
+	}
+	e.U32(uint32(len(r.Execs)))
+	for i := range r.Execs {
+		x := &r.Execs[i]
+		e.Str(x.ID)
+		e.Bytes(x.Note)
+		e.U32(uint32(x.Pid))
+		e.U32(uint32(x.Code))
+		e.U64(uint64(x.At))
+	}
 }
 
 // Decode reads r.
 func (r *Reply) Decode(d *Decoder) {
 	r.Failure, r.A, r.B = Failure(d.U8()), d.U32(), d.U32()
 	r.State = State{Pid: int(d.U32()), Started: d.Bool(), Exited: d.Bool()}
+	if len(d.B) == 0 {
+		return
+	}
+	const least = 4 + 4 + 4 + 4 + 8
+	r.Execs = make([]ExecState, d.Count(least))
+	for i := range r.Execs {
+		r.Execs[i] = ExecState{ID: d.Str(), Note: d.Bytes(), Pid: int(d.U32()), Code: int(d.U32()), At: int64(d.U64())}
+	}
 }
 
 // Encode appends x.

@@ -56,8 +56,33 @@ func TestMessagesSurviveTheWire(t *testing.T) {
 	exit.Encode(&e)
 	var gotExit Exit
 	gotExit.Decode(&Decoder{B: e.B})
-	if gotReply != reply || gotExit != exit {
-		t.Errorf("got %+v and %+v, want %+v and %+v", gotReply, gotExit, reply, exit)
+	if diff := cmp.Diff(reply, gotReply); diff != "" || gotExit != exit {
+		t.Errorf("%s; got %+v, want %+v", diff, gotExit, exit)
+	}
+	reply.Execs = []ExecState{{ID: "a", Note: []byte("note"), Pid: 9}, {ID: "b", Note: []byte("x"), Code: 3, At: 1 << 60}}
+	e = Encoder{}
+	reply.Encode(&e)
+	gotReply.Decode(&Decoder{B: e.B})
+	if diff := cmp.Diff(reply, gotReply); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAnOldShimReadsAnExecWithANote(t *testing.T) {
+	c := sample()
+	p := c.Process
+	p.Note = []byte("note")
+	var e Encoder
+	p.Encode(&e)
+	plain := len(e.B)
+	p.EncodeNote(&e)
+	var got Process
+	d := &Decoder{B: e.B}
+	if got.Decode(d); d.Bad || len(d.B) != len(e.B)-plain {
+		t.Errorf("bad %v, %d bytes left", d.Bad, len(d.B))
+	}
+	if got.DecodeNote(d); string(got.Note) != "note" {
+		t.Errorf("note %q", got.Note)
 	}
 }
 

@@ -35,6 +35,7 @@ const (
 	KindReopenLog  Kind = 9  // -> nothing
 	KindAbandon    Kind = 10 // the shim kills its container and ends -> nothing
 	KindExecRemove Kind = 11 // process, not started or exited -> nothing
+	KindExecs      Kind = 12 // -> the execs that have a note; a shim before it answers FailRequest
 	KindReply      Kind = 64
 	KindExit       Kind = 65
 )
