@@ -111,8 +111,9 @@ func attachRequest(cfg *config, name string, net connection) network.AttachReque
 	if s := cfg.Networks[name]; s != nil {
 		req.MAC = s.MacAddress.String()
 		req.Links = linksOf(s.Links)
+		req.Interface, req.Sysctls, _ = endpointOptions(s.DriverOpts) // checked when it was asked for
 		if s.IPAMConfig != nil {
-			req.Address = s.IPAMConfig.IPv4Address
+			req.Address, req.Address6, req.LinkLocal = s.IPAMConfig.IPv4Address, s.IPAMConfig.IPv6Address, s.IPAMConfig.LinkLocalIPs
 		}
 	}
 	return req
@@ -262,7 +263,7 @@ func extraHosts(list []string, net connection) ([]network.HostEntry, error) {
 		if text == "host-gateway" {
 			gateway := netip.MustParseAddr("127.0.0.1") // on the host's own network
 			if len(net.endpoints) > 0 {
-				gateway = net.endpoints[0].Gateway
+				gateway = hostAddress(net)
 			}
 			text = gateway.String()
 		}

@@ -255,17 +255,16 @@ func (e *Engine) checkEndpoint(name string, s *dnetwork.EndpointSettings) error 
 	if s == nil {
 		return nil
 	}
+	if _, _, err := endpointOptions(s.DriverOpts); err != nil {
+		return err
+	}
 	switch ipam := s.IPAMConfig; {
-	case len(s.DriverOpts) > 0:
-		return unsupported("NetworkingConfig.EndpointsConfig.DriverOpts")
 	case ipam == nil:
 		return nil
-	case ipam.IPv6Address.IsValid():
-		return unsupported("NetworkingConfig.EndpointsConfig.IPAMConfig.IPv6Address")
-	case len(ipam.LinkLocalIPs) > 0:
-		return unsupported("NetworkingConfig.EndpointsConfig.IPAMConfig.LinkLocalIPs")
-	case ipam.IPv4Address.IsValid() && n.Name == network.Bridge:
+	case (ipam.IPv4Address.IsValid() || ipam.IPv6Address.IsValid()) && n.Name == network.Bridge:
 		return invalid("user specified IP address is supported on user defined networks only")
+	case (ipam.IPv4Address.IsValid() || ipam.IPv6Address.IsValid()) && n.Chosen && !n.IPv6.Given:
+		return invalid("user specified IP address is supported only when connecting to networks with user configured subnets")
 	}
 	return nil
 }

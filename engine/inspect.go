@@ -199,6 +199,7 @@ func (e *Engine) endpointSettings(cfg *config, st state) map[string]*dnetwork.En
 		}
 		settings.NetworkID, settings.EndpointID = ep.Network, ep.ID
 		settings.Gateway, settings.IPAddress, settings.IPPrefixLen = ep.Gateway, ep.Address.Addr(), ep.Address.Bits()
+		settings.IPv6Gateway, settings.GlobalIPv6Address, settings.GlobalIPv6PrefixLen = ep.Gateway6, ep.Address6.Addr(), max(ep.Address6.Bits(), 0)
 		if mac, err := net.ParseMAC(ep.MAC); err == nil {
 			settings.MacAddress = dnetwork.HardwareAddr(mac)
 		}

@@ -145,7 +145,7 @@ func (e *Engine) publish(ctx context.Context, cfg *config, gateway *network.Endp
 	}
 	p := network.Publication{
 		Container: cfg.ID, Name: cfg.Name, Network: gateway.Network,
-		Address: gateway.Address.Addr(), Ports: wanted,
+		Address: gateway.Address.Addr(), Address6: gateway.Address6.Addr(), Ports: wanted,
 	}
 	if p.Ports, err = e.cfg.Networks.Publish(ctx, p); err != nil {
 		return nil, err

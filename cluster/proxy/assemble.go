@@ -36,7 +36,7 @@ func assemble(f facts, name string, parts []*part) *nft.Table {
 	port := []nft.Type{nft.Protocol, nft.Port}
 	verdict := []nft.Type{nft.Verdict}
 	services, nodePorts, empty, emptyPorts, hairpin := map[string]nft.Value{}, map[string]nft.Value{}, map[string]nft.Value{}, map[string]nft.Value{}, map[string]nft.Value{}
-	t := &nft.Table{Name: name, Chains: fixedChains(f), Sets: map[string]nft.Set{
+	t := &nft.Table{Family: nft.IPv4, Name: name, Chains: fixedChains(f), Sets: map[string]nft.Set{
 		"services":                {Key: address, Data: verdict, Elements: services},
 		"node-ports":              {Key: port, Data: verdict, Elements: nodePorts},
 		"no-endpoints":            {Key: address, Data: verdict, Elements: empty},

@@ -137,7 +137,7 @@ func TestFixedRules(t *testing.T) {
 // TestTheKernelTakesEveryScene applies them all, one after the other.
 func TestTheKernelTakesEveryScene(t *testing.T) {
 	testenv.NeedRoot(t)
-	c, err := nft.Open(table)
+	c, err := nft.Open(nft.IPv4, table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestTheKernelTakesEveryScene(t *testing.T) {
 		if _, err := c.Apply(t.Context(), assemble(testFacts, table, parts)); err != nil {
 			t.Errorf("%s: %v", path, err)
 		}
-		again, err := nft.Open(table)
+		again, err := nft.Open(nft.IPv4, table)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -121,7 +121,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if err := p.route(); err != nil {
 		return err
 	}
-	table, err := nft.Open(p.cfg.Table)
+	table, err := nft.Open(nft.IPv4, p.cfg.Table)
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
@@ -252,7 +252,7 @@ func (p *Proxy) route() error {
 
 // Purge removes the table, and the route to the service subnet if it is there.
 func Purge(ctx context.Context, table string, serviceSubnet netip.Prefix, podLink string) error {
-	c, err := nft.Open(table)
+	c, err := nft.Open(nft.IPv4, table)
 	if err != nil {
 		return fmt.Errorf("purge proxy: %w", err)
 	}

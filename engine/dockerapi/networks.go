@@ -57,7 +57,8 @@ func (c *call) listNetworks() error {
 func dockerNetwork(n network.Network) dnetwork.Network {
 	out := dnetwork.Network{
 		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver, EnableIPv4: true,
-		IPAM:    dnetwork.IPAM{Driver: "default", Config: []dnetwork.IPAMConfig{}},
+		IPAM:       dnetwork.IPAM{Driver: "default", Config: []dnetwork.IPAMConfig{}},
+		EnableIPv6: n.IPv6.Subnet.IsValid(), Internal: n.Internal, Attachable: n.Attachable,
 		Options: n.Options, Labels: n.Labels,
 	}
 	if out.Options == nil {
@@ -67,7 +68,10 @@ func dockerNetwork(n network.Network) dnetwork.Network {
 		out.Labels = map[string]string{}
 	}
 	if n.Subnet.IsValid() {
-		out.IPAM.Config = append(out.IPAM.Config, dnetwork.IPAMConfig{Subnet: n.Subnet, IPRange: n.Range, Gateway: n.Gateway})
+		out.IPAM.Config = append(out.IPAM.Config, dnetwork.IPAMConfig{Subnet: n.Subnet, IPRange: n.Range, Gateway: n.Gateway, AuxAddress: n.Reserved})
+	}
+	if six := n.IPv6; six.Subnet.IsValid() {
+		out.IPAM.Config = append(out.IPAM.Config, dnetwork.IPAMConfig{Subnet: six.Subnet, IPRange: six.Range, Gateway: six.Gateway, AuxAddress: six.Reserved})
 	}
 	return out
 }
@@ -90,7 +94,7 @@ func (c *call) inspectNetwork() error {
 	}
 	out := dnetwork.Inspect{Network: dockerNetwork(n), Containers: map[string]dnetwork.EndpointResource{}}
 	for _, ep := range c.cfg.Networks.Endpoints(n.ID) {
-		resource := dnetwork.EndpointResource{EndpointID: ep.ID, IPv4Address: ep.Address}
+		resource := dnetwork.EndpointResource{EndpointID: ep.ID, IPv4Address: ep.Address, IPv6Address: ep.Address6}
 		if mac, err := net.ParseMAC(ep.MAC); err == nil {
 			resource.MacAddress = dnetwork.HardwareAddr(mac)
 		}
@@ -127,7 +131,8 @@ func (c *call) createNetwork() error {
 
 // networkRequest translates a creation and refuses what is not supported.
 func networkRequest(req dnetwork.CreateRequest) (network.CreateRequest, error) {
-	out := network.CreateRequest{Name: req.Name, Driver: req.Driver, Labels: req.Labels, Options: req.Options}
+	out := network.CreateRequest{Name: req.Name, Driver: req.Driver, Labels: req.Labels, Options: req.Options,
+		Internal: req.Internal, Attachable: req.Attachable}
 	if req.Name == "" {
 		return out, invalid("network name cannot be empty")
 	}
@@ -136,8 +141,6 @@ func networkRequest(req dnetwork.CreateRequest) (network.CreateRequest, error) {
 		name string
 	}{
 		{req.EnableIPv4 != nil && !*req.EnableIPv4, "EnableIPv4=false"},
-		{req.EnableIPv6 != nil && *req.EnableIPv6, "EnableIPv6"},
-		{req.Internal, "Internal"},
 		{req.Ingress, "Ingress"},
 		{req.ConfigOnly, "ConfigOnly"},
 		{req.ConfigFrom != nil && req.ConfigFrom.Network != "", "ConfigFrom"},
@@ -147,6 +150,9 @@ func networkRequest(req dnetwork.CreateRequest) (network.CreateRequest, error) {
 			return out, problem.New(problem.Unsupported, "%s of a network is not supported by this version of Gantry", f.name)
 		}
 	}
+	if req.EnableIPv6 != nil && *req.EnableIPv6 {
+		out.IPv6 = &network.Stack{}
+	}
 	ipam := req.IPAM
 	if ipam == nil {
 		return out, nil
@@ -154,14 +160,21 @@ func networkRequest(req dnetwork.CreateRequest) (network.CreateRequest, error) {
 	if ipam.Driver != "" && ipam.Driver != "default" || len(ipam.Options) > 0 {
 		return out, problem.New(problem.Unsupported, "IPAM driver %q with options %v is not supported by this version of Gantry", ipam.Driver, ipam.Options)
 	}
-	if len(ipam.Config) > 1 {
-		return out, problem.New(problem.Unsupported, "a network of several subnets is not supported by this version of Gantry")
-	}
+	four, six := 0, 0
 	for _, config := range ipam.Config {
-		if len(config.AuxAddress) > 0 {
-			return out, problem.New(problem.Unsupported, "auxiliary addresses of a network are not supported by this version of Gantry")
+		switch {
+		case !config.Subnet.IsValid():
+			return out, invalid("invalid network config:\ninvalid subnet: subnet is empty")
+		case config.Subnet.Addr().Is4():
+			four++
+			out.Subnet, out.Range, out.Gateway, out.Reserved = config.Subnet, config.IPRange, config.Gateway, config.AuxAddress
+		case out.IPv6 != nil: // otherwise the subnet is not used, as in the reference
+			six++
+			*out.IPv6 = network.Stack{Subnet: config.Subnet, Range: config.IPRange, Gateway: config.Gateway, Reserved: config.AuxAddress}
 		}
-		out.Subnet, out.Range, out.Gateway = config.Subnet, config.IPRange, config.Gateway
+	}
+	if four > 1 || six > 1 {
+		return out, problem.New(problem.Denied, "bridge driver doesn't support multiple subnets")
 	}
 	return out, nil
 }

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"hash/fnv"
 	"net"
@@ -19,12 +20,17 @@ type pool struct {
 	last   netip.Addr            // the one handed out most recently
 }
 
-func newPool(n *Network) *pool {
-	span := n.Range
+// newPool makes the pool of one family of a network. reserved addresses are not
+// handed out.
+func newPool(subnet, span netip.Prefix, gateway netip.Addr, reserved map[string]netip.Addr) *pool {
 	if !span.IsValid() {
-		span = n.Subnet
+		span = subnet
 	}
-	return &pool{subnet: n.Subnet, span: span, used: map[netip.Addr]string{n.Gateway: "gateway"}, last: span.Masked().Addr().Prev()}
+	p := &pool{subnet: subnet, span: span, used: map[netip.Addr]string{gateway: "gateway"}, last: span.Masked().Addr().Prev()}
+	for name, a := range reserved {
+		p.used[a] = name
+	}
+	return p
 }
 
 // take marks a as used by owner, and reports whether it was free or theirs.
@@ -55,7 +61,8 @@ func (p *pool) wish(a netip.Addr, owner string) error {
 func (p *pool) next(owner string) (netip.Addr, error) {
 	first := p.span.Masked().Addr()
 	a := p.last
-	for range 1 << (32 - p.span.Bits()) {
+	// Each that is skipped is used, or one of the two that cannot be.
+	for range len(p.used) + 3 {
 		a = a.Next()
 		if !a.IsValid() || !p.span.Contains(a) {
 			a = first
@@ -66,7 +73,18 @@ func (p *pool) next(owner string) (netip.Addr, error) {
 		p.used[a], p.last = owner, a
 		return a, nil
 	}
-	return netip.Addr{}, problem.New(problem.NoSpace, "no available IPv4 addresses on this network's address pools: %s", p.span)
+	return netip.Addr{}, problem.New(problem.NoSpace, "no available %s addresses on this network's address pools: %s", familyName(p.subnet.Addr()), p.span)
+}
+
+// give takes the address that is wished for, or the next one, for owner.
+func (p *pool) give(wish netip.Addr, owner string) (netip.Prefix, error) {
+	a, err := wish, error(nil)
+	if wish.IsValid() {
+		err = p.wish(wish, owner)
+	} else {
+		a, err = p.next(owner)
+	}
+	return netip.PrefixFrom(a, p.subnet.Bits()), err
 }
 
 func (p *pool) release(a netip.Addr, owner string) {
@@ -75,9 +93,16 @@ func (p *pool) release(a netip.Addr, owner string) {
 	}
 }
 
-// usable leaves out the subnet's own address and its broadcast address.
+func familyName(a netip.Addr) string {
+	if a.Is6() {
+		return "IPv6"
+	}
+	return "IPv4"
+}
+
+// usable leaves out the subnet's own address and, of IPv4, its broadcast address.
 func usable(subnet netip.Prefix, a netip.Addr) bool {
-	return a != subnet.Masked().Addr() && a != broadcast(subnet)
+	return a != subnet.Masked().Addr() && (a.Is6() || a != broadcast(subnet))
 }
 
 func broadcast(p netip.Prefix) netip.Addr {
@@ -90,7 +115,8 @@ func broadcast(p netip.Prefix) netip.Addr {
 // hardwareAddr derives the interface's address from its IP address, so that
 // stale neighbour entries stay right; 02:42 is Docker's.
 func hardwareAddr(a netip.Addr) net.HardwareAddr {
-	b := a.As4()
+	b := a.AsSlice()
+	b = b[len(b)-4:]
 	return net.HardwareAddr{0x02, 0x42, b[0], b[1], b[2], b[3]}
 }
 
@@ -113,6 +139,19 @@ func candidates(offset uint32) []netip.Prefix {
 	}
 	for i := range 16 {
 		list = append(list, netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(i * 16), 0}), 20))
+	}
+	return list
+}
+
+// candidates6 are the IPv6 subnets that a network without one tries: those of a
+// unique local prefix (RFC 4193) of this instance on this host.
+func candidates6(seed string) []netip.Prefix {
+	sum := sha256.Sum256([]byte(seed))
+	b := [16]byte{0xfd, sum[0], sum[1], sum[2], sum[3], sum[4]}
+	list := make([]netip.Prefix, 1<<12)
+	for i := range list {
+		b[6], b[7] = byte(i>>8), byte(i)
+		list[i] = netip.PrefixFrom(netip.AddrFrom16(b), 64)
 	}
 	return list
 }
@@ -151,18 +190,25 @@ func overlapsAny(p netip.Prefix, others []netip.Prefix) bool {
 }
 
 // checkSubnet validates what a user asks for.
-func checkSubnet(subnet netip.Prefix, gateway netip.Addr, span netip.Prefix) error {
+func checkSubnet(subnet netip.Prefix, gateway netip.Addr, span netip.Prefix, reserved map[string]netip.Addr) error {
+	longest, shortest := 30, 8
+	if subnet.Addr().Is6() {
+		longest, shortest = 126, 16
+	}
 	switch {
-	case !subnet.Addr().Is4():
-		return problem.New(problem.Unsupported, "subnet %s: only IPv4 subnets are supported", subnet)
-	case subnet.Bits() > 30 || subnet.Bits() < 8:
-		return problem.New(problem.Invalid, "subnet %s: want a prefix length from 8 to 30", subnet)
+	case subnet.Bits() > longest || subnet.Bits() < shortest:
+		return problem.New(problem.Invalid, "subnet %s: want a prefix length from %d to %d", subnet, shortest, longest)
 	case subnet != subnet.Masked():
 		return problem.New(problem.Invalid, "invalid subnet %s: it should be %s", subnet, subnet.Masked())
 	case !subnet.Contains(gateway) || !usable(subnet, gateway):
 		return problem.New(problem.Invalid, "invalid gateway %s: parent subnet is %s", gateway, subnet)
 	case span.IsValid() && (!subnet.Contains(span.Addr()) || span.Bits() < subnet.Bits()):
 		return problem.New(problem.Invalid, "invalid ip-range %s: parent subnet is %s", span, subnet)
+	}
+	for name, a := range reserved {
+		if !subnet.Contains(a) {
+			return problem.New(problem.Invalid, "invalid auxiliary address %s=%s: parent subnet is %s", name, a, subnet)
+		}
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 
@@ -28,7 +29,7 @@ func (h *Host) Attach(ctx context.Context, req AttachRequest) (Endpoint, error) 
 		mac = hardwareAddr(ep.Address.Addr())
 	}
 	ep.MAC = mac.String()
-	if err := h.plug(ctx, ep, n, mac, req.Secondary); err != nil {
+	if err := h.plug(ctx, ep, n, mac, req); err != nil {
 		h.release(ep)
 		return Endpoint{}, fmt.Errorf("attach %s to network %s: %w", req.Container, n.Name, err)
 	}
@@ -54,25 +55,35 @@ func (h *Host) reserve(req AttachRequest) (*Endpoint, Network, error) {
 	if err != nil {
 		return nil, Network{}, err
 	}
-	if n.Driver != DriverBridge {
+	if n.Driver != DriverBridge && n.Driver != DriverMacvlan {
 		return nil, Network{}, problem.New(problem.Invalid, "network %s has no interfaces to attach", n.Name)
 	}
 	ep := &Endpoint{ID: newID(), Network: n.ID, Name: n.Name, Driver: n.Driver, Container: req.Container, Namespace: req.Namespace,
 		Interface: req.Interface, Gateway: n.Gateway, Aliases: req.Aliases, Links: req.Links}
-	ep.HostLink = h.cfg.Instance.LinkPrefix() + ep.ID[:8]
+	if n.Internal {
+		ep.Gateway = netip.Addr{}
+	}
+	if n.Driver == DriverBridge {
+		ep.HostLink = h.cfg.Instance.LinkPrefix() + ep.ID[:8]
+	}
 	if ep.Interface == "" {
 		ep.Interface = h.freeInterfaceLocked(req.Namespace)
 	}
-	p, address := h.pools[n.ID], req.Address
-	if address.IsValid() {
-		err = p.wish(address, ep.ID)
-	} else {
-		address, err = p.next(ep.ID)
-	}
-	if err != nil {
+	if ep.Address, err = h.pools[n.ID].give(req.Address, ep.ID); err != nil {
 		return nil, Network{}, err
 	}
-	ep.Address = netip.PrefixFrom(address, n.Subnet.Bits())
+	if six := h.pools6[n.ID]; six != nil {
+		if ep.Address6, err = six.give(req.Address6, ep.ID); err != nil {
+			h.pools[n.ID].release(ep.Address.Addr(), ep.ID)
+			return nil, Network{}, err
+		}
+		if !n.Internal {
+			ep.Gateway6 = n.IPv6.Gateway
+		}
+	} else if req.Address6.IsValid() {
+		h.pools[n.ID].release(ep.Address.Addr(), ep.ID)
+		return nil, Network{}, problem.New(problem.Invalid, "network %s has no IPv6 subnet for address %s", n.Name, req.Address6)
+	}
 	h.addEndpointLocked(ep)
 	return ep, *n, nil
 }
@@ -92,7 +103,10 @@ func (h *Host) freeInterfaceLocked(namespace string) string {
 }
 
 // plug makes the interface pair and configures its inner end.
-func (h *Host) plug(ctx context.Context, ep *Endpoint, n Network, mac net.HardwareAddr, secondary bool) error {
+func (h *Host) plug(ctx context.Context, ep *Endpoint, n Network, mac net.HardwareAddr, req AttachRequest) error {
+	if n.Driver == DriverMacvlan {
+		return h.plugMacvlan(ep, n, mac, req)
+	}
 	bridge, err := h.links.LinkByName(n.Link)
 	if err != nil {
 		return fmt.Errorf("bridge %s: %w", n.Link, err)
@@ -107,25 +121,47 @@ func (h *Host) plug(ctx context.Context, ep *Endpoint, n Network, mac net.Hardwa
 	if err != nil {
 		return err
 	}
-	if err := h.finish(ctx, ep, n, inside, secondary, bridge.Attrs().OperState == netlink.OperUp); err != nil {
+	if err := h.finish(ctx, ep, n, inside, req, bridge.Attrs().OperState == netlink.OperUp); err != nil {
 		return errors.Join(err, h.links.remove(ep.HostLink))
 	}
 	return nil
 }
 
 // finish makes a pair that exists work.
-func (h *Host) finish(ctx context.Context, ep *Endpoint, n Network, inside *handle, secondary, bridgeUp bool) error {
-	if err := inside.configure(ep, n.Name == Pods, secondary); err != nil {
+func (h *Host) finish(ctx context.Context, ep *Endpoint, n Network, inside *handle, req AttachRequest, bridgeUp bool) error {
+	if err := inside.configure(ep, n.Name == Pods, req); err != nil {
 		return err
 	}
 	link, err := h.links.waitUp(ctx, ep.HostLink)
 	if err == nil && !bridgeUp {
 		_, err = h.links.waitUp(ctx, n.Link) // it is without a carrier until its first port has one
 	}
+	if err == nil && ep.Address6.IsValid() {
+		// IPv6 begins when the inner end, too, is known to be up; asking waits for it.
+		_, err = inside.LinkByName(ep.Interface)
+	}
 	if err == nil && n.Name == Pods {
 		err = h.links.hairpin(link) // a pod that is an endpoint of a Service it uses
 	}
+	if err == nil && n.Apart {
+		err = h.links.LinkSetIsolated(link, true) // below IP, whatever bridge-nf-call-iptables says
+	}
 	return err
+}
+
+func (h *Host) plugMacvlan(ep *Endpoint, n Network, mac net.HardwareAddr, req AttachRequest) error {
+	inside, err := h.enter(ep.Namespace)
+	if err != nil {
+		return err
+	}
+	defer inside.close()
+	if err := h.links.addMacvlan(ep, n, int(inside.file.Fd()), mac); err != nil {
+		return err
+	}
+	if err := inside.configure(ep, false, req); err != nil {
+		return errors.Join(err, inside.remove(ep.Interface))
+	}
+	return nil
 }
 
 // Detach releases the endpoint's address. Its interface dies with the
@@ -136,7 +172,13 @@ func (h *Host) Detach(_ context.Context, ep Endpoint, link LinkFate) error {
 	if link == LeaveLink {
 		return nil
 	}
-	if err := h.links.remove(ep.HostLink); err != nil {
+	err := error(nil)
+	if ep.HostLink != "" {
+		err = h.links.remove(ep.HostLink)
+	} else {
+		err = h.removeInside(&ep)
+	}
+	if err != nil {
 		return fmt.Errorf("detach %s from network %s: %w", ep.Container, ep.Name, err)
 	}
 	return nil
@@ -158,6 +200,22 @@ func (h *Host) release(ep *Endpoint) {
 	if p := h.pools[ep.Network]; p != nil {
 		p.release(ep.Address.Addr(), ep.ID)
 	}
+	if p := h.pools6[ep.Network]; p != nil {
+		p.release(ep.Address6.Addr(), ep.ID)
+	}
+}
+
+// removeInside removes an interface that has no end on the host.
+func (h *Host) removeInside(ep *Endpoint) error {
+	inside, err := h.enter(ep.Namespace)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer inside.close()
+	return inside.remove(ep.Interface)
 }
 
 // hostLinks returns the host's ends of the interfaces of a container.
@@ -166,6 +224,9 @@ func (h *Host) hostLinks(container string) []string {
 	defer h.mu.Unlock()
 	var names []string
 	for _, ep := range h.attached[container] {
+		if ep.HostLink == "" {
+			continue
+		}
 		names = append(names, ep.HostLink)
 	}
 	return names

@@ -13,16 +13,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"gantry/internal/atomicfile"
+	"gantry/internal/fault"
 	"gantry/internal/problem"
 )
-
-// optionMTU is the one driver option of bridge networks that is honoured.
-const optionMTU = "com.docker.network.driver.mtu"
 
 var networkName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
@@ -113,6 +110,12 @@ func (h *Host) raiseBridges(live Live) error {
 		inUse[ep.Network] = true
 	}
 	for _, n := range h.sorted() {
+		if n.Driver == DriverMacvlan {
+			h.openPools(n)
+			if err := h.links.raiseParent(n); err != nil {
+				h.log.Warn("a network has no parent interface", "network", n.Name, "err", err)
+			}
+		}
 		if n.Driver != DriverBridge {
 			continue
 		}
@@ -129,9 +132,17 @@ func (h *Host) raiseBridges(live Live) error {
 		if err := h.links.raiseBridge(h.cfg.Instance.Name, n); err != nil {
 			return err
 		}
-		h.pools[n.ID] = newPool(n)
+		h.openPools(n)
 	}
 	return nil
+}
+
+// openPools begins to hand out a network's addresses.
+func (h *Host) openPools(n *Network) {
+	h.pools[n.ID] = newPool(n.Subnet, n.Range, n.Gateway, n.Reserved)
+	if n.IPv6.Subnet.IsValid() {
+		h.pools6[n.ID] = newPool(n.IPv6.Subnet, n.IPv6.Range, n.IPv6.Gateway, n.IPv6.Reserved)
+	}
 }
 
 // resolverSubnets keeps the host's name servers reachable: they are often
@@ -184,16 +195,30 @@ func (h *Host) Create(ctx context.Context, req CreateRequest) (Network, error) {
 	if err != nil {
 		return Network{}, err
 	}
-	taken, err := h.links.routed(func(string) bool { return false })
-	if err != nil {
+	var taken []netip.Prefix
+	if n.Driver == DriverBridge { // the others are where the host already is
+		if taken, err = h.links.routed(func(string) bool { return false }); err != nil {
+			return Network{}, err
+		}
+		taken = append(taken, h.cfg.Instance.ServiceSubnet())
+	}
+	if err := h.links.checkLink(n, h.cfg.Instance.LinkPrefix()); err != nil {
 		return Network{}, err
 	}
-	if err := h.admit(n, append(taken, h.cfg.Instance.ServiceSubnet())); err != nil {
+	if err := h.admit(n, taken); err != nil {
 		return Network{}, err
 	}
 	err = h.save(n)
 	if err == nil {
+		err = fault.At("network/create/after-record")
+	}
+	if err == nil && n.Driver == DriverMacvlan {
+		err = h.links.raiseParent(n)
+	} else if err == nil {
 		err = h.links.raiseBridge(h.cfg.Instance.Name, n)
+	}
+	if err == nil && n.IPv6.Subnet.IsValid() {
+		err = forwarding6On()
 	}
 	if err == nil {
 		err = h.sync(ctx)
@@ -205,40 +230,60 @@ func (h *Host) Create(ctx context.Context, req CreateRequest) (Network, error) {
 	return *n, nil
 }
 
-// newNetwork validates req; the subnet may still be missing.
+// newNetwork validates req; subnets may still be missing.
 func newNetwork(req CreateRequest, prefix string) (*Network, error) {
 	if !networkName.MatchString(req.Name) {
 		return nil, problem.New(problem.Invalid, "%q is an invalid network name: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", req.Name)
 	}
-	if req.Driver != "" && req.Driver != DriverBridge {
-		return nil, problem.New(problem.Unsupported, "network driver %q is not supported: only %q is", req.Driver, DriverBridge)
-	}
-	n := &Network{ID: newID(), Name: req.Name, Driver: DriverBridge, Subnet: req.Subnet, Gateway: req.Gateway, Range: req.Range,
+	n := &Network{ID: newID(), Name: req.Name, Driver: req.Driver, Subnet: req.Subnet, Gateway: req.Gateway, Range: req.Range, Reserved: req.Reserved,
+		Internal: req.Internal, Attachable: req.Attachable,
 		Labels: maps.Clone(req.Labels), Options: maps.Clone(req.Options), Created: time.Now().UTC(), Chosen: !req.Subnet.IsValid()}
-	n.Link = prefix + "-" + n.ID[:8]
-	for _, key := range slices.Sorted(maps.Keys(req.Options)) {
-		if key != optionMTU {
-			return nil, problem.New(problem.Unsupported, "network option %q is not supported", key)
+	switch req.Driver {
+	case "", DriverBridge:
+		n.Driver, n.Link = DriverBridge, prefix+"-"+n.ID[:8]
+	case DriverMacvlan:
+	case "ipvlan", "overlay":
+		return nil, problem.New(problem.Unsupported, "network driver %q is not supported by this version of Gantry", req.Driver)
+	default:
+		return nil, problem.New(problem.NotFound, "could not find plugin %s in v1 plugin registry: plugin not found", req.Driver)
+	}
+	if err := n.applyOptions(); err != nil {
+		return nil, err
+	}
+	if req.IPv6 != nil {
+		n.IPv6, n.wants6 = *req.IPv6, true
+		n.IPv6.Given = n.IPv6.Subnet.IsValid()
+		if err := checkStack(&n.IPv6); err != nil {
+			return nil, err
 		}
-		mtu, err := strconv.Atoi(req.Options[key])
-		if err != nil || mtu < 68 || mtu > 65535 {
-			return nil, problem.New(problem.Invalid, "network option %s: %q is not an MTU", key, req.Options[key])
-		}
-		n.MTU = mtu
 	}
 	if n.Chosen {
-		if n.Gateway.IsValid() || n.Range.IsValid() {
-			return nil, problem.New(problem.Invalid, "a gateway or an ip-range needs a subnet")
+		if n.Gateway.IsValid() || n.Range.IsValid() || len(n.Reserved) > 0 {
+			return nil, problem.New(problem.Invalid, "a gateway, an ip-range or an auxiliary address needs a subnet")
 		}
 		return n, nil
 	}
 	if !n.Gateway.IsValid() {
 		n.Gateway = n.Subnet.Masked().Addr().Next()
 	}
-	return n, checkSubnet(n.Subnet, n.Gateway, n.Range)
+	return n, checkSubnet(n.Subnet, n.Gateway, n.Range, n.Reserved)
 }
 
-// admit registers n, with a free subnet if it has none.
+// checkStack validates the IPv6 half of a request; the subnet may be missing.
+func checkStack(s *Stack) error {
+	if !s.Given {
+		if s.Gateway.IsValid() || s.Range.IsValid() || len(s.Reserved) > 0 {
+			return problem.New(problem.Invalid, "a gateway, an ip-range or an auxiliary address needs a subnet")
+		}
+		return nil
+	}
+	if !s.Gateway.IsValid() {
+		s.Gateway = s.Subnet.Masked().Addr().Next()
+	}
+	return checkSubnet(s.Subnet, s.Gateway, s.Range, s.Reserved)
+}
+
+// admit registers n, with free subnets where it has none.
 func (h *Host) admit(n *Network, taken []netip.Prefix) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -246,9 +291,18 @@ func (h *Host) admit(n *Network, taken []netip.Prefix) error {
 		if other.Name == n.Name {
 			return problem.New(problem.Exists, "network with name %s already exists", n.Name)
 		}
-		if other.Subnet.IsValid() {
-			taken = append(taken, other.Subnet)
+		if other.Driver == n.Driver && n.Driver == DriverBridge && other.Link == n.Link {
+			return problem.New(problem.Denied, "cannot create network %s (%s): conflicts with network %s (%s): networks have same bridge name", n.ID, n.Link, other.ID, other.Name)
 		}
+		for _, subnet := range []netip.Prefix{other.Subnet, other.IPv6.Subnet} {
+			if subnet.IsValid() {
+				taken = append(taken, subnet)
+			}
+		}
+	}
+	clash := problem.New(problem.Denied, "invalid pool request: Pool overlaps with other one on this address space")
+	if !n.Chosen && overlapsAny(n.Subnet, taken) || n.IPv6.Given && overlapsAny(n.IPv6.Subnet, taken) {
+		return clash
 	}
 	if n.Chosen {
 		subnet, err := chooseSubnet(candidates(h.offset()), append(taken, resolverSubnets()...))
@@ -256,17 +310,33 @@ func (h *Host) admit(n *Network, taken []netip.Prefix) error {
 			return err
 		}
 		n.Subnet, n.Gateway = subnet, subnet.Addr().Next()
-	} else if overlapsAny(n.Subnet, taken) {
-		return problem.New(problem.Conflict, "Pool overlaps with other one on this address space")
 	}
-	h.networks[n.ID], h.pools[n.ID] = n, newPool(n)
+	if n.wants6 && !n.IPv6.Given {
+		subnet, err := chooseSubnet(candidates6(h.seed()), taken)
+		if err != nil {
+			return err
+		}
+		n.IPv6.Subnet, n.IPv6.Gateway = subnet, subnet.Addr().Next()
+	}
+	h.networks[n.ID] = n
+	h.openPools(n)
 	h.wanted++
 	return nil
+}
+
+// seed tells this instance on this host from all others.
+func (h *Host) seed() string {
+	id, _ := os.ReadFile("/etc/machine-id") // without one, hosts of the same instance name share prefixes
+	return string(id) + h.cfg.Instance.Name
 }
 
 // forget removes a network's every trace. The record goes first: what follows
 // is finished by the next Restore if it is cut short.
 func (h *Host) forget(ctx context.Context, n *Network) error {
+	// A link by the user's name would not be known as ours without the record.
+	if err := h.links.removeNamed(n, h.cfg.Instance.LinkPrefix()); err != nil {
+		return err
+	}
 	err := os.Remove(filepath.Join(h.networksDir(), n.ID+".json"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -274,9 +344,14 @@ func (h *Host) forget(ctx context.Context, n *Network) error {
 	h.mu.Lock()
 	delete(h.networks, n.ID)
 	delete(h.pools, n.ID)
+	delete(h.pools6, n.ID)
 	h.wanted++
 	h.mu.Unlock()
-	return errors.Join(h.sync(ctx), h.links.remove(n.Link))
+	err = h.sync(ctx)
+	if n.Driver == DriverBridge {
+		err = errors.Join(err, h.links.remove(n.Link))
+	}
+	return err
 }
 
 // List returns all networks, oldest first; Pods is among them.

@@ -51,7 +51,7 @@ func TestHostsFile(t *testing.T) {
 
 func TestPoolGivesAnAddressAgainLast(t *testing.T) {
 	n := &Network{Subnet: netip.MustParsePrefix("10.0.0.0/29"), Gateway: netip.MustParseAddr("10.0.0.1")}
-	p := newPool(n)
+	p := newPool(n.Subnet, n.Range, n.Gateway, nil)
 	var got []string
 	for i := range 8 {
 		a, err := p.next("x")
@@ -79,7 +79,7 @@ func TestPoolGivesAnAddressAgainLast(t *testing.T) {
 }
 
 func TestRangeBoundsThePool(t *testing.T) {
-	p := newPool(&Network{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Gateway: netip.MustParseAddr("10.0.0.1"), Range: netip.MustParsePrefix("10.0.0.128/30")})
+	p := newPool(netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("10.0.0.128/30"), netip.MustParseAddr("10.0.0.1"), nil)
 	var got []string
 	for range 5 {
 		a, err := p.next("x")

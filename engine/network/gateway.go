@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"net/netip"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -18,31 +18,52 @@ func (h *Host) SetGateway(namespace string, ep *Endpoint) error {
 		return err
 	}
 	defer inside.close()
-	if ep == nil {
-		return inside.dropDefaultRoute()
+	if ep == nil || !ep.Gateway6.IsValid() { // RouteReplace replaces the others
+		if err := inside.dropDefaultRoute(netip.IPv6Unspecified()); err != nil || ep != nil {
+			return errors.Join(err, inside.routeBy(ep))
+		}
+		return inside.dropDefaultRoute(netip.IPv4Unspecified())
 	}
-	link, err := inside.LinkByName(ep.Interface)
+	return inside.routeBy(ep)
+}
+
+func (n *handle) routeBy(ep *Endpoint) error {
+	link, err := n.LinkByName(ep.Interface)
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", ep.Interface, err)
 	}
-	return inside.defaultRoute(link, ep)
+	return n.defaultRoute(link, ep)
 }
 
-// defaultRoute makes the one default route lead through link.
+// defaultRoute makes the one default route of each family that ep has a gateway
+// for lead through link.
 func (n *handle) defaultRoute(link netlink.Link, ep *Endpoint) error {
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.IP(ep.Gateway.AsSlice()), Flags: int(netlink.FLAG_ONLINK)}
-	if err := n.RouteReplace(route); err != nil {
-		return fmt.Errorf("default route by %s: %w", ep.Gateway, err)
+	for _, gateway := range []netip.Addr{ep.Gateway, ep.Gateway6} {
+		if !gateway.IsValid() {
+			continue
+		}
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(everywhere(gateway)), Gw: gateway.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}
+		if err := n.RouteReplace(route); err != nil {
+			return fmt.Errorf("default route by %s: %w", gateway, err)
+		}
 	}
 	return nil
 }
 
-func (n *handle) dropDefaultRoute() error {
-	err := n.RouteDel(&netlink.Route{Dst: ipNet(everywhere4)})
-	if err != nil && !errors.Is(err, unix.ESRCH) {
+func (n *handle) dropDefaultRoute(a netip.Addr) error {
+	err := n.RouteDel(&netlink.Route{Dst: ipNet(everywhere(a))})
+	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove the default route: %w", err)
 	}
 	return nil
+}
+
+// everywhere is all addresses of a's family.
+func everywhere(a netip.Addr) netip.Prefix {
+	if a.Is6() {
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 }
 
 // Republish leads the published ports of a container to another of its
@@ -56,7 +77,7 @@ func (h *Host) Republish(ctx context.Context, container string, to Endpoint) (Pu
 	}
 	old := pub.Publication
 	moved := &published{Publication: old, held: pub.held}
-	moved.Network, moved.Address = to.Network, to.Address.Addr()
+	moved.Network, moved.Address, moved.Address6 = to.Network, to.Address.Addr(), to.Address6.Addr()
 	h.publications[container] = moved
 	h.wanted++
 	h.mu.Unlock()
@@ -65,7 +86,7 @@ func (h *Host) Republish(ctx context.Context, container string, to Endpoint) (Pu
 		err = deleteFlows(old, answeredByContainer)
 	}
 	if err == nil {
-		err = h.links.hairpinByName([]string{to.HostLink})
+		err = h.links.hairpinByName(h.hostLinks(container))
 	}
 	if err != nil {
 		return moved.Publication, fmt.Errorf("publish ports of %s on network %s: %w", old.Name, to.Name, err)

@@ -29,20 +29,32 @@ func (h *hold) close() {
 
 // holdPort binds a port, 0 for one that the kernel chooses, with a socket that
 // no packet reaches: DNAT takes them elsewhere, and its filter drops the rest.
-// SCTP ports are not held, and not chosen by the kernel either.
-func holdPort(protocol string, ip netip.Addr, port uint16) (*hold, uint16, error) {
+// SCTP ports are not held, and not chosen by the kernel either. A TCP port of
+// [::] or [::1] lets in what means [::1], and relays it to target.
+func holdPort(protocol string, ip netip.Addr, port uint16, target func() netip.AddrPort) (*hold, uint16, error) {
 	lc := net.ListenConfig{Control: dropAll}
+	relayed := protocol == TCP && (ip == netip.IPv6Unspecified() || ip == netip.IPv6Loopback())
+	if relayed {
+		lc.Control = keepLoopback
+	}
 	lc.SetMultipathTCP(false)
-	address := netip.AddrPortFrom(ip, port).String()
+	address, digit := netip.AddrPortFrom(ip, port).String(), "4"
+	if ip.Is6() {
+		digit = "6"
+	}
 	switch protocol {
 	case TCP:
-		l, err := lc.Listen(context.Background(), "tcp4", address) // does not block
+		l, err := lc.Listen(context.Background(), "tcp"+digit, address) // does not block
 		if err != nil {
 			return nil, 0, err
 		}
-		return &hold{l}, uint16(l.Addr().(*net.TCPAddr).Port), nil
+		chosen := uint16(l.Addr().(*net.TCPAddr).Port)
+		if relayed {
+			return &hold{relayLoopback(l, target)}, chosen, nil
+		}
+		return &hold{l}, chosen, nil
 	case UDP:
-		c, err := lc.ListenPacket(context.Background(), "udp4", address)
+		c, err := lc.ListenPacket(context.Background(), "udp"+digit, address)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -56,10 +68,13 @@ func holdPort(protocol string, ip netip.Addr, port uint16) (*hold, uint16, error
 
 // dropAll attaches a filter that keeps nothing of any packet.
 func dropAll(_, _ string, c syscall.RawConn) error {
-	program := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
+	return attachFilter(c, []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}})
+}
+
+func attachFilter(c syscall.RawConn, program []unix.SockFilter) error {
 	var err error
 	cerr := c.Control(func(fd uintptr) {
-		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &program[0]})
+		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
 	})
 	return errors.Join(cerr, err)
 }

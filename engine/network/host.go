@@ -16,6 +16,7 @@ import (
 	"gantry/internal/problem"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // Config is what a Host is made from.
@@ -30,25 +31,26 @@ type Host struct {
 	log *slog.Logger
 
 	// Set by Restore, constant afterwards.
-	links *links
-	table *nft.Conn
-	names *names.Server
+	links         *links
+	table, table6 *nft.Conn
+	names         *names.Server
 
 	applying chan struct{} // holds one token; its holder may change the kernel's table
 	changed  chan struct{} // has a token when the table wants to be looked at again
 	doomed   chan struct{} // has a token when removals is not empty
 
-	mu           sync.Mutex
-	networks     map[string]*Network               // by ID
-	pools        map[string]*pool                  // by network ID
-	endpoints    map[string]*Endpoint              // by endpoint ID
-	attached     map[string][]*Endpoint            // the same by container ID, in order
-	named        map[string]map[string][]*Endpoint // those of user-defined networks by network ID and name
-	publications map[string]*published             // by container ID
-	removals     map[string]*removal               // of namespaces, by path
-	handles      map[string]*handle                // netlink sockets of fresh namespaces, by path
-	wanted       uint64                            // counts changes of what the table derives from
-	applied      uint64                            // the count that the kernel's table reflects
+	mu            sync.Mutex
+	networks      map[string]*Network               // by ID
+	pools, pools6 map[string]*pool                  // by network ID
+	endpoints     map[string]*Endpoint              // by endpoint ID
+	attached      map[string][]*Endpoint            // the same by container ID, in order
+	named         map[string]map[string][]*Endpoint // those of user-defined networks by network ID and name
+	publications  map[string]*published             // by container ID
+	removals      map[string]*removal               // of namespaces, by path
+	handles       map[string]*handle                // netlink sockets of fresh namespaces, by path
+	had6          bool                              // the IPv6 table was written
+	wanted        uint64                            // counts changes of what the table derives from
+	applied       uint64                            // the count that the kernel's table reflects
 }
 
 // New validates cfg. Nothing on the host changes before Restore.
@@ -62,7 +64,7 @@ func New(cfg Config) (*Host, error) {
 	h := &Host{
 		cfg: cfg, log: cfg.Logger,
 		applying: make(chan struct{}, 1), changed: make(chan struct{}, 1), doomed: make(chan struct{}, 1),
-		networks: make(map[string]*Network), pools: make(map[string]*pool),
+		networks: make(map[string]*Network), pools: make(map[string]*pool), pools6: make(map[string]*pool),
 		endpoints: make(map[string]*Endpoint), attached: make(map[string][]*Endpoint),
 		named: make(map[string]map[string][]*Endpoint), publications: make(map[string]*published),
 		removals: make(map[string]*removal), handles: make(map[string]*handle),
@@ -93,7 +95,10 @@ func (h *Host) restore(ctx context.Context, live Live) error {
 	if h.links, err = openLinks(); err != nil {
 		return err
 	}
-	if h.table, err = nft.Open(h.cfg.Instance.Table()); err != nil {
+	if h.table, err = nft.Open(nft.IPv4, h.cfg.Instance.Table()); err != nil {
+		return err
+	}
+	if h.table6, err = nft.Open(nft.IPv6, h.cfg.Instance.Table()); err != nil {
 		return err
 	}
 	if h.names, err = names.New(names.Config{Directory: directory{h}, Host: hostServers, Logger: h.log}); err != nil {
@@ -106,6 +111,13 @@ func (h *Host) restore(ctx context.Context, live Live) error {
 		return err
 	}
 	if err := forwardingOn(); err != nil {
+		return err
+	}
+	if h.speaks6() {
+		if err := forwarding6On(); err != nil {
+			return err
+		}
+	} else if err := h.table6.Delete(ctx); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 		return err
 	}
 	h.adopt(live)
@@ -141,6 +153,9 @@ func (h *Host) adopt(live Live) {
 		if !p.take(ep.Address.Addr(), ep.ID) {
 			h.log.Warn("address is used twice", "container", ep.Container, "address", ep.Address)
 		}
+		if p6 := h.pools6[ep.Network]; p6 != nil && ep.Address6.IsValid() {
+			p6.take(ep.Address6.Addr(), ep.ID)
+		}
 		h.addEndpointLocked(&ep)
 	}
 	for _, pub := range live.Publications {
@@ -154,6 +169,7 @@ func (h *Host) adopt(live Live) {
 func (h *Host) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.table.Watch(ctx, h.noteForeignChange) })
+	g.Go(func() error { return h.table6.Watch(ctx, h.noteForeignChange) })
 	g.Go(func() error { return h.heal(ctx) })
 	g.Go(func() error { return h.names.Run(ctx) })
 	g.Go(func() error { return h.removeDoomed(ctx) })
@@ -210,16 +226,34 @@ func (h *Host) sync(ctx context.Context) error {
 		h.mu.Unlock()
 		return nil
 	}
-	version, want := h.wanted, h.describeLocked()
+	version, want := h.wanted, h.describeLocked(dialect4)
+	var want6 *nft.Table // stays when the last network that speaks IPv6 goes
+	if h.speaks6Locked() || h.had6 {
+		want6, h.had6 = h.describeLocked(dialect6), true
+	}
 	h.mu.Unlock()
 	if _, err := h.table.Apply(ctx, want); err != nil {
 		return err
+	}
+	if want6 != nil {
+		if _, err := h.table6.Apply(ctx, want6); err != nil {
+			return err
+		}
 	}
 	h.mu.Lock()
 	h.applied = version
 	h.mu.Unlock()
 	return nil
 }
+
+func (h *Host) speaks6() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.speaks6Locked()
+}
+
+// speaks6Locked tells whether any network has IPv6 addresses.
+func (h *Host) speaks6Locked() bool { return len(h.pools6) > 0 }
 
 // signal puts a token into a channel of size one, unless there is one.
 func signal(c chan struct{}) {

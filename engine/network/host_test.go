@@ -136,7 +136,7 @@ func serve(t testing.TB, path, address string) {
 	t.Helper()
 	var l net.Listener
 	err := inside(t, path, func() (err error) {
-		l, err = net.Listen("tcp4", address)
+		l, err = net.Listen("tcp", address)
 		return err
 	})
 	if err != nil {
@@ -157,7 +157,7 @@ func get(t testing.TB, path, address string) (string, error) {
 	err := inside(t, path, func() error {
 		// A dial resolves nothing and is done on this thread: the socket belongs
 		// to its namespace.
-		c, err := (&net.Dialer{Timeout: time.Second}).Dial("tcp4", address)
+		c, err := (&net.Dialer{Timeout: time.Second}).Dial("tcp", address)
 		if err != nil {
 			return err
 		}
@@ -192,7 +192,8 @@ func (b *bed) outsider() (path string, host netip.Addr) {
 		b.t.Fatal(err)
 	}
 	defer n.close()
-	up := &Network{Name: "uplink", Link: "uplink0", Subnet: netip.MustParsePrefix("203.0.113.0/24"), Gateway: netip.MustParseAddr("203.0.113.1")}
+	up := &Network{Name: "uplink", Link: "uplink0", Subnet: netip.MustParsePrefix("203.0.113.0/24"), Gateway: netip.MustParseAddr("203.0.113.1"),
+		IPv6: Stack{Subnet: netip.MustParsePrefix("fd99::/64"), Gateway: netip.MustParseAddr("fd99::1")}}
 	if err := b.links.raiseBridge("test", up); err != nil {
 		b.t.Fatal(err)
 	}
@@ -210,11 +211,12 @@ func (b *bed) outsider() (path string, host netip.Addr) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	ep := &Endpoint{Interface: "eth0", Address: netip.MustParsePrefix("203.0.113.9/24"), Gateway: up.Gateway}
+	ep := &Endpoint{Interface: "eth0", Address: netip.MustParsePrefix("203.0.113.9/24"), Gateway: up.Gateway,
+		Address6: netip.MustParsePrefix("fd99::9/64"), Gateway6: up.IPv6.Gateway}
 	link := "up" + newID()[:8]
 	err = b.links.addPair(pair{host: link, inside: "eth0", bridge: bridge.Attrs().Index, namespace: int(n.file.Fd()), mac: hardwareAddr(ep.Address.Addr())})
 	if err == nil {
-		err = n.configure(ep, false, false)
+		err = n.configure(ep, false, AttachRequest{})
 	}
 	if err == nil {
 		_, err = b.links.waitUp(b.t.Context(), link)
@@ -232,6 +234,9 @@ func (b *bed) outsider() (path string, host netip.Addr) {
 func wantAnswer(t *testing.T, what, from, address, want string) {
 	t.Helper()
 	got, err := get(t, from, address)
+	for begin := time.Now(); err != nil && time.Since(begin) < 30*time.Second; { // a busy machine may lose a packet
+		got, err = get(t, from, address)
+	}
 	if err != nil || want != "" && got != want {
 		t.Errorf("%s: %s answered %q, %v; want %q", what, address, got, err, want)
 	}

@@ -76,6 +76,15 @@ func (l *links) raiseBridge(instance string, n *Network) error {
 	if err := l.onlyAddress(link, netip.PrefixFrom(n.Gateway, n.Subnet.Bits())); err != nil {
 		return err
 	}
+	if n.IPv6.Subnet.IsValid() {
+		if err := setSysctl("ipv6/conf/"+n.Link+"/disable_ipv6", "0"); err != nil {
+			return err
+		}
+		address := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(n.IPv6.Gateway, n.IPv6.Subnet.Bits())), Flags: unix.IFA_F_NODAD}
+		if err := l.AddrReplace(link, address); err != nil {
+			return fmt.Errorf("add address %s to %s: %w", address.IPNet, n.Link, err)
+		}
+	}
 	if err := l.LinkSetUp(link); err != nil {
 		return fmt.Errorf("bring up %s: %w", n.Link, err)
 	}
@@ -251,21 +260,23 @@ func (l *links) routed(except func(link string) bool) ([]netip.Prefix, error) {
 	for _, link := range all {
 		ours[link.Attrs().Index] = except(link.Attrs().Name)
 	}
-	routes, err := whole(func() ([]netlink.Route, error) {
-		return l.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, 0)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
 	var taken []netip.Prefix
-	for _, r := range routes {
-		if r.Dst == nil || ours[r.LinkIndex] {
-			continue
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := whole(func() ([]netlink.Route, error) {
+			return l.RouteListFiltered(family, &netlink.Route{}, 0)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list routes: %w", err)
 		}
-		ones, _ := r.Dst.Mask.Size()
-		a, ok := netip.AddrFromSlice(r.Dst.IP)
-		if ok && ones > 0 {
-			taken = append(taken, netip.PrefixFrom(a.Unmap(), ones))
+		for _, r := range routes {
+			if r.Dst == nil || ours[r.LinkIndex] {
+				continue
+			}
+			ones, _ := r.Dst.Mask.Size()
+			a, ok := netip.AddrFromSlice(r.Dst.IP)
+			if ok && ones > 0 && !a.IsLinkLocalUnicast() && !a.IsMulticast() {
+				taken = append(taken, netip.PrefixFrom(a.Unmap(), ones))
+			}
 		}
 	}
 	return taken, nil
@@ -299,6 +310,30 @@ func writeSysctl(name, value string) error {
 		return fmt.Errorf("set %s to %s: %w", f.Name(), value, err)
 	}
 	return nil
+}
+
+// forwarding6On does so for IPv6. A host that learns its own routes from a
+// router's advertisements goes on to: forwarding alone would end that.
+func forwarding6On() error {
+	if on, err := os.ReadFile(filepath.Join(sysctls, "ipv6/conf/all/forwarding")); err == nil && strings.TrimSpace(string(on)) == "1" {
+		return nil
+	}
+	settings, err := filepath.Glob(filepath.Join(sysctls, "ipv6/conf/*/accept_ra"))
+	if err != nil {
+		return err
+	}
+	for _, path := range settings {
+		name, err := filepath.Rel(sysctls, path)
+		if err != nil {
+			return err
+		}
+		if now, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(now)) == "1" {
+			if err := ignoreMissing(writeSysctl(name, "2")); err != nil {
+				return err
+			}
+		}
+	}
+	return setSysctl("ipv6/conf/all/forwarding", "1")
 }
 
 // forwardingOn lets the host route between its interfaces.

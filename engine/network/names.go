@@ -121,7 +121,7 @@ func (h *Host) findNameLocked(own *Endpoint, name string) []netip.Addr {
 	}
 	var list []netip.Addr
 	for _, ep := range h.named[own.Network][name] {
-		list = append(list, ep.Address.Addr())
+		list = append(list, ep.Addresses()...)
 	}
 	return list
 }
@@ -132,11 +132,11 @@ func (d directory) Name(container string, address netip.Addr) (string, bool) {
 	defer d.h.mu.Unlock()
 	for _, own := range d.h.attached[container] {
 		n := d.h.networks[own.Network]
-		if n == nil || n.Predefined() || !n.Subnet.Contains(address) {
+		if n == nil || n.Predefined() || !n.Subnet.Contains(address) && !n.IPv6.Subnet.Contains(address) {
 			continue
 		}
 		for _, ep := range d.h.endpoints {
-			if ep.Network == own.Network && ep.Address.Addr() == address && len(ep.Aliases) > 0 {
+			if ep.Network == own.Network && slices.Contains(ep.Addresses(), address) && len(ep.Aliases) > 0 {
 				return ep.Aliases[0] + "." + ep.Name, true
 			}
 		}
@@ -148,5 +148,5 @@ func (d directory) Name(container string, address netip.Addr) (string, bool) {
 func (d directory) Outside(container string) bool {
 	d.h.mu.Lock()
 	defer d.h.mu.Unlock()
-	return len(d.h.attached[container]) > 0
+	return slices.ContainsFunc(d.h.attached[container], func(ep *Endpoint) bool { return ep.Gateway.IsValid() })
 }

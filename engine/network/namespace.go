@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"gantry/internal/problem"
@@ -104,8 +107,7 @@ func makeNamespace(path string) (n *handle, err error) {
 }
 
 // containerDefaults sets what Docker sets in each container's namespace. IPv6
-// is off on interfaces to come, as there are no IPv6 addresses to give; lo keeps
-// its ::1.
+// is off on interfaces to come, until one gets an IPv6 address; lo keeps its ::1.
 func containerDefaults() error {
 	return errors.Join(
 		writeSysctl("ipv4/ip_unprivileged_port_start", "0"),
@@ -161,27 +163,86 @@ func (h *Host) enter(path string) (n *handle, err error) {
 	return n, nil
 }
 
-// configure brings the interface up with its address and, unless secondary, the
-// default route. A pod gets no route to its own subnet.
-func (n *handle) configure(ep *Endpoint, pod, secondary bool) error {
+// configure brings the interface up with its addresses and, unless it is
+// secondary, the default routes. A pod gets no route to its own subnet.
+func (n *handle) configure(ep *Endpoint, pod bool, req AttachRequest) error {
 	link, err := n.LinkByName(ep.Interface)
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", ep.Interface, err)
+	}
+	if err := n.setSysctls(ep, req.Sysctls); err != nil {
+		return err
 	}
 	addr := &netlink.Addr{IPNet: ipNet(ep.Address)}
 	if pod {
 		addr.Flags = unix.IFA_F_NOPREFIXROUTE
 	}
-	if err := n.AddrAdd(link, addr); err != nil {
-		return fmt.Errorf("add address %s: %w", ep.Address, err)
+	addresses := []*netlink.Addr{addr}
+	if ep.Address6.IsValid() {
+		// There is nobody who could have it: no waiting for an answer.
+		addresses = append(addresses, &netlink.Addr{IPNet: ipNet(ep.Address6), Flags: unix.IFA_F_NODAD})
+	}
+	for _, a := range req.LinkLocal {
+		bits := 16
+		if a.Is6() {
+			bits = 64
+		}
+		addresses = append(addresses, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, bits)), Scope: unix.RT_SCOPE_LINK})
+	}
+	for _, a := range addresses {
+		if err := n.AddrAdd(link, a); err != nil {
+			return fmt.Errorf("add address %s: %w", a.IPNet, err)
+		}
 	}
 	if err := n.LinkSetUp(link); err != nil {
 		return fmt.Errorf("bring up %s: %w", ep.Interface, err)
 	}
-	if secondary {
+	if req.Secondary {
 		return nil
 	}
 	return n.defaultRoute(link, ep)
+}
+
+// setSysctls writes the interface's settings. IPv6 is off by default.
+func (n *handle) setSysctls(ep *Endpoint, wanted map[string]string) error {
+	if !ep.Address6.IsValid() && len(wanted) == 0 {
+		return nil
+	}
+	return n.run(func() error {
+		if ep.Address6.IsValid() {
+			if err := writeSysctl("ipv6/conf/"+ep.Interface+"/disable_ipv6", "0"); err != nil {
+				return err
+			}
+		}
+		for _, key := range slices.Sorted(maps.Keys(wanted)) {
+			if err := writeSysctl(strings.ReplaceAll(key, "IFNAME", ep.Interface), wanted[key]); err != nil {
+				return problem.New(problem.Invalid, "%w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// run runs do on a thread in the namespace.
+func (n *handle) run(do func() error) error {
+	return onOwnThread(func() error {
+		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("setns: %w", err)
+		}
+		return do()
+	})
+}
+
+// remove deletes an interface; it succeeds when there is none.
+func (n *handle) remove(name string) error {
+	link, err := n.LinkByName(name)
+	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
+		return nil
+	}
+	if err == nil {
+		err = n.LinkDel(link)
+	}
+	return err
 }
 
 // RemoveNamespace unpins the namespace of id; the kernel removes it and its

@@ -54,25 +54,46 @@ const (
 
 // Drivers.
 const (
-	DriverBridge = "bridge"
-	DriverHost   = "host"
-	DriverNull   = "null"
+	DriverBridge  = "bridge"
+	DriverMacvlan = "macvlan" // interfaces of their own on one of the host's
+	DriverHost    = "host"
+	DriverNull    = "null"
 )
 
 // Network is one network, as persisted.
 type Network struct {
-	ID      string            `json:"id"` // 64 hexadecimal digits
-	Name    string            `json:"name"`
-	Driver  string            `json:"driver"`
-	Link    string            `json:"link,omitempty"` // the bridge's interface name
-	Subnet  netip.Prefix      `json:"subnet,omitzero"`
-	Gateway netip.Addr        `json:"gateway,omitzero"` // the bridge's own address
-	Range   netip.Prefix      `json:"range,omitzero"`   // addresses come from here; zero: from Subnet
-	MTU     int               `json:"mtu,omitempty"`    // 0: the kernel's 1500
-	Labels  map[string]string `json:"labels,omitempty"`
-	Options map[string]string `json:"options,omitempty"` // as given; for inspect
-	Created time.Time         `json:"created"`
-	Chosen  bool              `json:"chosen,omitempty"` // the subnet is ours, not the user's: it may move
+	ID         string                `json:"id"` // 64 hexadecimal digits
+	Name       string                `json:"name"`
+	Driver     string                `json:"driver"`
+	Link       string                `json:"link,omitempty"` // the bridge's interface name; of macvlan, the parent's
+	Subnet     netip.Prefix          `json:"subnet,omitzero"`
+	Gateway    netip.Addr            `json:"gateway,omitzero"`     // the bridge's own address
+	Range      netip.Prefix          `json:"range,omitzero"`       // addresses come from here; zero: from Subnet
+	Reserved   map[string]netip.Addr `json:"reserved,omitempty"`   // auxiliary addresses, not handed out
+	IPv6       Stack                 `json:"ipv6,omitzero"`        // zero: IPv4 alone
+	Internal   bool                  `json:"internal,omitempty"`   // leads nowhere else
+	Apart      bool                  `json:"apart,omitempty"`      // its containers do not reach each other
+	Unmasked   bool                  `json:"unmasked,omitempty"`   // containers keep their address on the way out
+	Binding    netip.Addr            `json:"binding,omitzero"`     // where ports are published by default; zero: everywhere
+	Mode       string                `json:"mode,omitempty"`       // of macvlan
+	SubLink    bool                  `json:"subLink,omitempty"`    // the parent is a VLAN's interface that we made
+	Attachable bool                  `json:"attachable,omitempty"` // for inspect
+	MTU        int                   `json:"mtu,omitempty"`        // 0: the kernel's 1500
+	Labels     map[string]string     `json:"labels,omitempty"`
+	Options    map[string]string     `json:"options,omitempty"` // as given; for inspect
+	Created    time.Time             `json:"created"`
+	Chosen     bool                  `json:"chosen,omitempty"` // the subnet is ours, not the user's: it may move
+
+	wants6 bool // being created, with an IPv6 subnet that may be missing
+}
+
+// Stack is the IPv6 half of a network.
+type Stack struct {
+	Subnet   netip.Prefix          `json:"subnet"`
+	Gateway  netip.Addr            `json:"gateway"`
+	Range    netip.Prefix          `json:"range,omitzero"`
+	Reserved map[string]netip.Addr `json:"reserved,omitempty"`
+	Given    bool                  `json:"given,omitempty"` // the subnet is the user's
 }
 
 // Predefined tells whether n always exists and cannot be removed.
@@ -82,13 +103,17 @@ func (n Network) Predefined() bool {
 
 // CreateRequest asks for a user-defined network.
 type CreateRequest struct {
-	Name    string
-	Driver  string       // "" and "bridge" only
-	Subnet  netip.Prefix // zero: the next free one
-	Gateway netip.Addr   // zero: the subnet's first address
-	Range   netip.Prefix // zero: the whole subnet
-	Labels  map[string]string
-	Options map[string]string // com.docker.network.driver.mtu is honoured; others are refused by name
+	Name       string
+	Driver     string       // "" (bridge), "bridge" and "macvlan"
+	Subnet     netip.Prefix // zero: the next free one
+	Gateway    netip.Addr   // zero: the subnet's first address
+	Range      netip.Prefix // zero: the whole subnet
+	Reserved   map[string]netip.Addr
+	IPv6       *Stack // nil: none; its zero fields are chosen likewise
+	Internal   bool
+	Attachable bool
+	Labels     map[string]string
+	Options    map[string]string // those of options.go are honoured; others of Docker's are refused by name
 }
 
 // AttachRequest asks for one interface in a namespace.
@@ -98,6 +123,9 @@ type AttachRequest struct {
 	Network   string            // name or ID
 	Interface string            // "" means eth0, or the next free ethN
 	Address   netip.Addr        // wish; zero: the next free one
+	Address6  netip.Addr        // likewise
+	LinkLocal []netip.Addr      // further addresses, as given
+	Sysctls   map[string]string // of the interface, below net/; IFNAME stands for its name
 	MAC       string            // wish; "": derived from the address
 	Aliases   []string          // names of the container on this network, its own first
 	Links     map[string]string // names that only this container knows -> names of others, in lower case
@@ -116,14 +144,22 @@ type Endpoint struct {
 	Interface string            `json:"interface"` // in the namespace
 	HostLink  string            `json:"hostLink"`  // the other end, on the bridge
 	Address   netip.Prefix      `json:"address"`
-	Gateway   netip.Addr        `json:"gateway"`
+	Gateway   netip.Addr        `json:"gateway,omitzero"` // zero: it leads nowhere else
+	Address6  netip.Prefix      `json:"address6,omitzero"`
+	Gateway6  netip.Addr        `json:"gateway6,omitzero"`
 	MAC       string            `json:"mac"`
 	Aliases   []string          `json:"aliases,omitempty"`
 	Links     map[string]string `json:"links,omitempty"`
 }
 
 // Addresses are those of the interface, IPv4 first.
-func (ep Endpoint) Addresses() []netip.Addr { return []netip.Addr{ep.Address.Addr()} }
+func (ep Endpoint) Addresses() []netip.Addr {
+	list := []netip.Addr{ep.Address.Addr()}
+	if ep.Address6.IsValid() {
+		list = append(list, ep.Address6.Addr())
+	}
+	return list
+}
 
 // Protocols of published ports.
 const (
@@ -136,7 +172,7 @@ const (
 type PortBinding struct {
 	ContainerPort uint16     `json:"containerPort"`
 	Protocol      string     `json:"protocol"`           // TCP, UDP, SCTP; "" means TCP
-	HostIP        netip.Addr `json:"hostIP,omitzero"`    // zero or 0.0.0.0: every address
+	HostIP        netip.Addr `json:"hostIP,omitzero"`    // zero: every address; 0.0.0.0 or [::]: every one of its family
 	HostPort      uint16     `json:"hostPort,omitempty"` // 0: a free one is chosen
 	HostPortEnd   uint16     `json:"hostPortEnd,omitempty"`
 	// HostPortEnd, when not 0, ends a range that starts at HostPort and of which
@@ -150,6 +186,7 @@ type Publication struct {
 	Name      string        `json:"name"`      // for messages: who has the port
 	Network   string        `json:"network"`   // ID or name of the network that Address is on
 	Address   netip.Addr    `json:"address"`   // the container's
+	Address6  netip.Addr    `json:"address6,omitzero"`
 	Ports     []PortBinding `json:"ports"`
 }
 

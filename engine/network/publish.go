@@ -33,9 +33,6 @@ func (b PortBinding) normalized() (PortBinding, error) {
 	if b.Protocol == "" {
 		b.Protocol = TCP
 	}
-	if !b.HostIP.IsValid() {
-		b.HostIP = netip.IPv4Unspecified()
-	}
 	b.HostIP = b.HostIP.Unmap()
 	if b.HostPortEnd == 0 {
 		b.HostPortEnd = b.HostPort
@@ -45,8 +42,6 @@ func (b PortBinding) normalized() (PortBinding, error) {
 		return b, problem.New(problem.Invalid, "invalid proto: %s", b.Protocol)
 	case b.ContainerPort == 0:
 		return b, problem.New(problem.Invalid, "invalid container port: 0")
-	case !b.HostIP.Is4():
-		return b, problem.New(problem.Unsupported, "cannot publish on %s: only IPv4 addresses are supported", b.HostIP)
 	case b.HostPortEnd < b.HostPort:
 		return b, problem.New(problem.Invalid, "invalid host port range: %d-%d", b.HostPort, b.HostPortEnd)
 	}
@@ -63,7 +58,7 @@ func (h *Host) Publish(ctx context.Context, p Publication) ([]PortBinding, error
 	pub := &published{Publication: p}
 	pub.Ports = make([]PortBinding, 0, len(p.Ports))
 	for _, b := range p.Ports {
-		if err := h.open(pub, b); err != nil {
+		if err := h.openEverywhere(pub, b); err != nil {
 			pub.close()
 			return nil, err
 		}
@@ -86,19 +81,86 @@ func (h *Host) Publish(ctx context.Context, p Publication) ([]PortBinding, error
 	return slices.Clone(pub.Ports), nil
 }
 
-// open takes one host port for pub.
-func (h *Host) open(pub *published, b PortBinding) error {
+// openEverywhere takes one host port for pub, without an address of the host in
+// each family that the container has.
+func (h *Host) openEverywhere(pub *published, b PortBinding) error {
 	b, err := b.normalized()
 	if err != nil {
 		return err
 	}
+	if !b.HostIP.IsValid() {
+		if n, err := h.Inspect(pub.Network); err == nil {
+			b.HostIP = n.Binding
+		}
+	}
+	switch {
+	case b.HostIP.Is6() && !pub.Address6.IsValid():
+		return problem.New(problem.Unsupported, "cannot publish on [%s]: the container has no IPv6 address", b.HostIP)
+	case b.HostIP.IsValid():
+		return h.open(pub, b)
+	case !pub.Address6.IsValid():
+		b.HostIP = netip.IPv4Unspecified()
+		return h.open(pub, b)
+	}
+	return h.openBoth(pub, b)
+}
+
+// openBoth takes the same port of both families. One that the kernel chose may
+// be free in one of them alone, so it is tried again.
+func (h *Host) openBoth(pub *published, b PortBinding) error {
+	four, six := b, b
+	four.HostIP, six.HostIP = netip.IPv4Unspecified(), netip.IPv6Unspecified()
+	const tries = 16
+	var err error
+	for range tries {
+		if err = h.open(pub, four); err != nil {
+			return err
+		}
+		last := len(pub.Ports) - 1
+		chosen := pub.Ports[last].HostPort
+		six.HostPort, six.HostPortEnd = chosen, chosen
+		if err = h.open(pub, six); err == nil {
+			return nil
+		}
+		pub.held[last].close()
+		pub.Ports, pub.held = pub.Ports[:last], pub.held[:last]
+		if b.HostPort == b.HostPortEnd && b.HostPort != 0 {
+			return err
+		}
+		if b.HostPort != 0 { // the rest of a range
+			if four.HostPort = chosen + 1; four.HostPort > four.HostPortEnd || four.HostPort == 0 {
+				return err
+			}
+		}
+	}
+	return err
+}
+
+// targetOf tells where a port of a container is now.
+func (h *Host) targetOf(container string, port uint16) func() netip.AddrPort {
+	return func() netip.AddrPort {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		pub := h.publications[container]
+		switch {
+		case pub == nil:
+			return netip.AddrPort{} // no longer, or not yet: dialling it fails
+		case pub.Address6.IsValid():
+			return netip.AddrPortFrom(pub.Address6, port)
+		}
+		return netip.AddrPortFrom(pub.Address, port)
+	}
+}
+
+// open takes one host port for pub.
+func (h *Host) open(pub *published, b PortBinding) error {
 	var firstTaken error
 	for port := int(b.HostPort); port <= int(b.HostPortEnd); port++ {
 		if who := h.holder(pub, b, uint16(port)); who != "" {
 			firstTaken = errors.Join(firstTaken, taken(b.HostIP, uint16(port), fmt.Sprintf("container %q", who)))
 			continue
 		}
-		held, chosen, err := holdPort(b.Protocol, b.HostIP, uint16(port))
+		held, chosen, err := holdPort(b.Protocol, b.HostIP, uint16(port), h.targetOf(pub.Container, b.ContainerPort))
 		if errors.Is(err, unix.EADDRINUSE) {
 			firstTaken = errors.Join(firstTaken, taken(b.HostIP, uint16(port), whoListens(b.Protocol, b.HostIP, uint16(port))))
 			continue
@@ -121,7 +183,7 @@ func taken(ip netip.Addr, port uint16, by string) error {
 	if by != "" {
 		by = " by " + by
 	}
-	return problem.New(problem.Conflict, "Bind for %s:%d failed: port is already allocated%s", ip, port, by)
+	return problem.New(problem.Conflict, "Bind for %s failed: port is already allocated%s", netip.AddrPortFrom(ip, port), by)
 }
 
 // holder returns the name of the container that has published what binding b
@@ -149,7 +211,7 @@ func (h *Host) holder(pub *published, b PortBinding, port uint16) string {
 }
 
 func (b PortBinding) overlaps(o PortBinding) bool {
-	sameAddress := b.HostIP == o.HostIP || b.HostIP.IsUnspecified() || o.HostIP.IsUnspecified()
+	sameAddress := b.HostIP == o.HostIP || b.HostIP.Is4() == o.HostIP.Is4() && (b.HostIP.IsUnspecified() || o.HostIP.IsUnspecified())
 	return sameAddress && b.Protocol == o.Protocol && b.HostPort == o.HostPort
 }
 
@@ -185,7 +247,10 @@ func (h *Host) hold(p Publication) *published {
 			continue
 		}
 		b.HostPortEnd = 0
-		held, _, err := holdPort(b.Protocol, b.HostIP, b.HostPort)
+		if !b.HostIP.IsValid() {
+			b.HostIP = netip.IPv4Unspecified()
+		}
+		held, _, err := holdPort(b.Protocol, b.HostIP, b.HostPort, h.targetOf(p.Container, b.ContainerPort))
 		if err != nil {
 			h.log.Warn("a published port was taken by another process", "container", p.Container, "port", b.HostPort,
 				"by", whoListens(b.Protocol, b.HostIP, b.HostPort), "err", err)
@@ -216,8 +281,18 @@ func deleteFlows(p Publication, kind flowKind) error {
 	if len(flows.ports) == 0 {
 		return nil
 	}
-	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.FAMILY_V4, &flows); err != nil {
-		return fmt.Errorf("delete remembered connections: %w", err)
+	families := map[netlink.InetFamily]bool{}
+	for _, b := range flows.ports {
+		family := netlink.InetFamily(netlink.FAMILY_V4)
+		if b.HostIP.Is6() {
+			family = netlink.FAMILY_V6
+		}
+		families[family] = true
+	}
+	for family := range families {
+		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, &flows); err != nil {
+			return fmt.Errorf("delete remembered connections: %w", err)
+		}
 	}
 	return nil
 }
@@ -242,7 +317,10 @@ func (f *udpFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 		if b.HostPort != flow.Forward.DstPort || !b.HostIP.IsUnspecified() && b.HostIP != to.Unmap() {
 			continue
 		}
-		ours := from.Unmap() == f.publication.Address && flow.Reverse.SrcPort == b.ContainerPort
+		if b.HostIP.Is4() != to.Unmap().Is4() {
+			continue
+		}
+		ours := (from.Unmap() == f.publication.Address || from == f.publication.Address6) && flow.Reverse.SrcPort == b.ContainerPort
 		// Another host's port of the same number is not translated either.
 		if f.kind == answeredByContainer && ours || f.kind == answeredByOthers && !ours && isLocal(to) {
 			return true

@@ -164,7 +164,7 @@ func TestTakenPortsAreNamed(t *testing.T) {
 		{"another protocol's is free", PortBinding{ContainerPort: 80, HostPort: 8080, Protocol: UDP}, ""},
 		{"a range takes the first that is free", PortBinding{ContainerPort: 80, HostPort: 8080, HostPortEnd: 8082}, ""},
 		{"a range that is full", PortBinding{ContainerPort: 80, HostPort: 8080, HostPortEnd: 8080}, `Bind for 0.0.0.0:8080 failed: port is already allocated by container "one"`},
-		{"an IPv6 address", PortBinding{ContainerPort: 80, HostPort: 8080, HostIP: netip.IPv6Loopback()}, "cannot publish on ::1: only IPv4 addresses are supported"},
+		{"an IPv6 address", PortBinding{ContainerPort: 80, HostPort: 8080, HostIP: netip.IPv6Loopback()}, "cannot publish on [::1]: the container has no IPv6 address"},
 		{"a protocol that is none", PortBinding{ContainerPort: 80, Protocol: "icmp"}, "invalid proto: icmp"},
 	} {
 		got, err := b.Publish(t.Context(), Publication{Container: "two", Name: "two", Address: two.Address.Addr(), Ports: []PortBinding{test.port}})
@@ -320,14 +320,18 @@ func TestUserNetworks(t *testing.T) {
 		{"name in use", CreateRequest{Name: "mine"}, problem.Exists},
 		{"predefined name", CreateRequest{Name: Bridge}, problem.Exists},
 		{"bad name", CreateRequest{Name: "a b"}, problem.Invalid},
-		{"overlap with another network", CreateRequest{Name: "x", Subnet: netip.MustParsePrefix("10.9.0.0/16")}, problem.Conflict},
-		{"overlap with the Services", CreateRequest{Name: "x", Subnet: netip.MustParsePrefix("10.43.7.0/24")}, problem.Conflict},
+		{"overlap with another network", CreateRequest{Name: "x", Subnet: netip.MustParsePrefix("10.9.0.0/16")}, problem.Denied},
+		{"overlap with the Services", CreateRequest{Name: "x", Subnet: netip.MustParsePrefix("10.43.7.0/24")}, problem.Denied},
 		{"host bits", CreateRequest{Name: "x", Subnet: netip.MustParsePrefix("10.8.0.1/24")}, problem.Invalid},
 		{"gateway elsewhere", CreateRequest{Name: "x", Subnet: netip.MustParsePrefix("10.8.0.0/24"), Gateway: netip.MustParseAddr("10.7.0.1")}, problem.Invalid},
 		{"range elsewhere", CreateRequest{Name: "x", Subnet: netip.MustParsePrefix("10.8.0.0/24"), Range: netip.MustParsePrefix("10.7.0.0/25")}, problem.Invalid},
-		{"IPv6", CreateRequest{Name: "x", Subnet: netip.MustParsePrefix("fd00::/64"), Gateway: netip.MustParseAddr("fd00::1")}, problem.Unsupported},
-		{"driver", CreateRequest{Name: "x", Driver: "macvlan"}, problem.Unsupported},
-		{"option", CreateRequest{Name: "x", Options: map[string]string{"com.docker.network.bridge.name": "x0"}}, problem.Unsupported},
+		{"IPv6 gateway elsewhere", CreateRequest{Name: "x", IPv6: &Stack{Subnet: netip.MustParsePrefix("fd00::/64"), Gateway: netip.MustParseAddr("fd01::1")}}, problem.Invalid},
+		{"auxiliary address elsewhere", CreateRequest{Name: "x", Subnet: netip.MustParsePrefix("10.8.0.0/24"), Reserved: map[string]netip.Addr{"a": netip.MustParseAddr("10.7.0.1")}}, problem.Invalid},
+		{"driver", CreateRequest{Name: "x", Driver: "overlay"}, problem.Unsupported},
+		{"macvlan without a parent", CreateRequest{Name: "x", Driver: "macvlan"}, problem.Unsupported},
+		{"macvlan on what is not there", CreateRequest{Name: "x", Driver: "macvlan", Options: map[string]string{"parent": "nothing0"}}, problem.Invalid},
+		{"option", CreateRequest{Name: "x", Options: map[string]string{"com.docker.network.bridge.inhibit_ipv4": "true"}}, problem.Unsupported},
+		{"bridge of the host's", CreateRequest{Name: "x", Options: map[string]string{optionName: "lo"}}, problem.Conflict},
 	} {
 		if _, err := b.Create(t.Context(), test.req); !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %s", test.name, err, test.want)

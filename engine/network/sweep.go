@@ -72,6 +72,9 @@ func (h *Host) Close() error {
 	if h.table != nil {
 		err = h.table.Close()
 	}
+	if h.table6 != nil {
+		err = errors.Join(err, h.table6.Close())
+	}
 	if h.links != nil {
 		h.links.close()
 	}
@@ -83,16 +86,25 @@ func (h *Host) Close() error {
 // Restore before it, and is not to be called on a Host that had one.
 func (h *Host) Purge(ctx context.Context) error {
 	inst := h.cfg.Instance
-	table, err := nft.Open(inst.Table())
+	table, err := nft.Open(nft.IPv4, inst.Table())
 	if err != nil {
 		return err
 	}
-	links, err := openLinks()
+	table6, err := nft.Open(nft.IPv6, inst.Table())
 	if err != nil {
 		return errors.Join(err, table.Close())
 	}
+	links, err := openLinks()
+	if err != nil {
+		return errors.Join(err, table.Close(), table6.Close())
+	}
 	defer links.close()
-	errs := []error{table.Delete(ctx), table.Close()}
+	errs := []error{table.Delete(ctx), table.Close(), table6.Delete(ctx), table6.Close()}
+	if err := h.loadNetworks(); err == nil { // those with links of the user's names
+		for _, n := range h.networks {
+			errs = append(errs, links.removeNamed(n, inst.LinkPrefix()))
+		}
+	}
 	entries, err := os.ReadDir(h.namespacesDir())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)

@@ -6,107 +6,172 @@ import (
 	"gantry/internal/nft"
 )
 
-var everywhere4 = netip.MustParsePrefix("0.0.0.0/0")
+// dialect is what differs between the tables of the two families.
+type dialect struct {
+	family   nft.Family
+	address  nft.Type
+	from, to nft.Field
+	loopback netip.Prefix
+}
 
-var loopback = netip.MustParsePrefix("127.0.0.0/8")
+var dialect4 = dialect{nft.IPv4, nft.Address, nft.SourceAddress, nft.DestinationAddress, netip.MustParsePrefix("127.0.0.0/8")}
+var dialect6 = dialect{nft.IPv6, nft.Address6, nft.SourceAddress6, nft.DestinationAddress6, netip.MustParsePrefix("::1/128")}
+
+// subnet is a network's in this family; invalid when it has none.
+func (d dialect) subnet(n *Network) netip.Prefix {
+	if d.family == nft.IPv6 {
+		return n.IPv6.Subnet
+	}
+	return n.Subnet
+}
+
+// target is a publication's address in this family; invalid when it has none.
+func (d dialect) target(p Publication) netip.Addr {
+	if d.family == nft.IPv6 {
+		return p.Address6
+	}
+	return p.Address
+}
+
+func (d dialect) speaks(a netip.Addr) bool { return a.Is6() == (d.family == nft.IPv6) }
 
 // describeLocked returns the table that the state wants.
-func (h *Host) describeLocked() *nft.Table {
+func (h *Host) describeLocked(d dialect) *nft.Table {
 	pubs := make([]Publication, 0, len(h.publications))
 	for _, p := range h.publications {
 		pubs = append(pubs, p.Publication)
 	}
-	return describe(h.cfg.Instance.Table(), h.sorted(), pubs)
+	return d.describe(h.cfg.Instance.Table(), h.sorted(), pubs)
 }
 
 // describe decides all rules. See the package comment for what they are to do.
-func describe(name string, networks []*Network, pubs []Publication) *nft.Table {
-	own, isolated, pairs := map[string]nft.Value{}, map[string]nft.Value{}, map[string]nft.Value{}
-	postrouting := []nft.Rule{
-		// Clients on this host that use 127.0.0.1: the container must see an
-		// address that it can answer.
-		nft.NewRule(nft.Subnet(nft.SourceAddress, nft.Is, loopback), nft.In("own", nft.OutputInterface), nft.Masquerade()),
-		nft.NewRule(nft.In("hairpin", nft.SourceAddress, nft.DestinationAddress), nft.Masquerade()),
+func (d dialect) describe(name string, networks []*Network, pubs []Publication) *nft.Table {
+	t := &nft.Table{Family: d.family, Name: name, Sets: d.publishedSets(pubs), Chains: map[string]nft.Chain{
+		// Before anything translates: an answer to a masqueraded client of
+		// 127.0.0.1 still carries the bridge's address here.
+		"guard": {Hook: &nft.RawPrerouting, Rules: []nft.Rule{
+			nft.NewRule(nft.In("own", nft.InputInterface), nft.Subnet(d.to, nft.Is, d.loopback), nft.Drop()),
+			nft.NewRule(nft.In("own", nft.InputInterface), nft.Subnet(d.from, nft.Is, d.loopback), nft.Drop()),
+		}},
+		// Nobody but this host's own processes may mean 127.0.0.1 by a port.
+		"prerouting": {Hook: &nft.NATPrerouting, Rules: []nft.Rule{
+			nft.NewRule(nft.ToLocal(), nft.Subnet(d.to, nft.IsNot, d.loopback), nft.Jump("published-ports")),
+		}},
+		"output": {Hook: &nft.NATOutput, Rules: []nft.Rule{d.fromHost()}},
+		"published-ports": {Rules: []nft.Rule{
+			nft.NewRule(nft.DNATBy(d.family, "published", d.to, nft.TransportProtocol, nft.DestinationPort)),
+			nft.NewRule(nft.DNATBy(d.family, "published-any", nft.TransportProtocol, nft.DestinationPort)),
+		}},
+		"postrouting": {Hook: &nft.NATPostrouting, Rules: d.masquerade(networks)},
+	}}
+	isolate(t, networks)
+	return t
+}
+
+// fromHost translates what this host's own processes send. An answer to ::1
+// would not be taken from a bridge: relay carries those.
+func (d dialect) fromHost() nft.Rule {
+	if d.family == nft.IPv6 {
+		return nft.NewRule(nft.ToLocal(), nft.Subnet(d.to, nft.IsNot, d.loopback), nft.Jump("published-ports"))
 	}
-	forward := []nft.Rule{
-		nft.NewRule(nft.Established(), nft.Accept()),
-		nft.NewRule(nft.In("isolated", nft.OutputInterface), nft.Jump("to-container")),
-	}
-	fromPods := []nft.Rule{}
+	return nft.NewRule(nft.ToLocal(), nft.Jump("published-ports"))
+}
+
+// isolate decides what is forwarded between bridges.
+func isolate(t *nft.Table, networks []*Network) {
+	own, isolated, internal, pairs := map[string]nft.Value{}, map[string]nft.Value{}, map[string]nft.Value{}, map[string]nft.Value{}
+	fromPods, toPods := []nft.Rule{}, []nft.Rule{}
 	for _, n := range networks {
 		if n.Driver != DriverBridge {
 			continue
 		}
-		own[nft.EncodeKey(n.Link)] = nft.Value{}
+		link := nft.EncodeKey(n.Link)
+		own[link] = nft.Value{}
+		if n.Internal {
+			internal[link] = nft.Value{}
+		}
 		if n.Name == Pods {
 			fromPods = append(fromPods, nft.NewRule(nft.Link(nft.InputInterface, nft.Is, n.Link), nft.Accept()))
-			forward = append(forward, nft.NewRule(nft.In("isolated", nft.InputInterface), nft.Link(nft.OutputInterface, nft.Is, n.Link),
+			toPods = append(toPods, nft.NewRule(nft.In("isolated", nft.InputInterface), nft.Link(nft.OutputInterface, nft.Is, n.Link),
 				nft.NotTranslated(), nft.Drop()))
-		} else {
-			isolated[nft.EncodeKey(n.Link)] = nft.Value{}
-			pairs[nft.EncodeKey(n.Link, n.Link)] = nft.Value{}
-			// A container that uses a published port of its own network: the
-			// answer must come back through this host to be translated.
-			postrouting = append(postrouting, nft.NewRule(nft.Subnet(nft.SourceAddress, nft.Is, n.Subnet),
-				nft.Link(nft.OutputInterface, nft.Is, n.Link), nft.Translated(), nft.Masquerade()))
+			continue
 		}
-		postrouting = append(postrouting, nft.NewRule(nft.Subnet(nft.SourceAddress, nft.Is, n.Subnet),
-			nft.NotIn("own", nft.OutputInterface), nft.Masquerade()))
+		isolated[link] = nft.Value{}
+		if !n.Apart {
+			pairs[nft.EncodeKey(n.Link, n.Link)] = nft.Value{}
+		}
 	}
+	forward := append([]nft.Rule{
+		// An internal network leads nowhere, whatever was translated before.
+		nft.NewRule(nft.In("internal", nft.InputInterface), nft.NotIn("pairs", nft.InputInterface, nft.OutputInterface), nft.Drop()),
+		nft.NewRule(nft.In("internal", nft.OutputInterface), nft.NotIn("pairs", nft.InputInterface, nft.OutputInterface), nft.Drop()),
+		nft.NewRule(nft.Established(), nft.Accept()),
+		nft.NewRule(nft.In("isolated", nft.OutputInterface), nft.Jump("to-container")),
+	}, toPods...)
 	toContainer := append([]nft.Rule{
 		nft.NewRule(nft.Translated(), nft.Accept()),
 		nft.NewRule(nft.In("pairs", nft.InputInterface, nft.OutputInterface), nft.Accept()),
 	}, fromPods...)
-	toContainer = append(toContainer, nft.NewRule(nft.Drop()))
-
-	t := &nft.Table{Name: name, Sets: publishedSets(pubs), Chains: map[string]nft.Chain{
-		// Before anything translates: an answer to a masqueraded client of
-		// 127.0.0.1 still carries the bridge's address here.
-		"guard": {Hook: &nft.RawPrerouting, Rules: []nft.Rule{
-			nft.NewRule(nft.In("own", nft.InputInterface), nft.Subnet(nft.DestinationAddress, nft.Is, loopback), nft.Drop()),
-			nft.NewRule(nft.In("own", nft.InputInterface), nft.Subnet(nft.SourceAddress, nft.Is, loopback), nft.Drop()),
-		}},
-		// Nobody but this host's own processes may mean 127.0.0.1 by a port.
-		"prerouting": {Hook: &nft.NATPrerouting, Rules: []nft.Rule{
-			nft.NewRule(nft.ToLocal(), nft.Subnet(nft.DestinationAddress, nft.IsNot, loopback), nft.Jump("published-ports")),
-		}},
-		"output": {Hook: &nft.NATOutput, Rules: []nft.Rule{nft.NewRule(nft.ToLocal(), nft.Jump("published-ports"))}},
-		"published-ports": {Rules: []nft.Rule{
-			nft.NewRule(nft.DNATBy("published", nft.DestinationAddress, nft.TransportProtocol, nft.DestinationPort)),
-			nft.NewRule(nft.DNATBy("published-any", nft.TransportProtocol, nft.DestinationPort)),
-		}},
-		"postrouting":  {Hook: &nft.NATPostrouting, Rules: postrouting},
-		"forward":      {Hook: &nft.Forward, Rules: forward},
-		"to-container": {Rules: toContainer},
-	}}
-	t.Sets["own"] = nft.Set{Key: []nft.Type{nft.Interface}, Elements: own}
-	t.Sets["isolated"] = nft.Set{Key: []nft.Type{nft.Interface}, Elements: isolated}
+	t.Chains["forward"] = nft.Chain{Hook: &nft.Forward, Rules: forward}
+	t.Chains["to-container"] = nft.Chain{Rules: append(toContainer, nft.NewRule(nft.Drop()))}
+	link := []nft.Type{nft.Interface}
+	t.Sets["own"] = nft.Set{Key: link, Elements: own}
+	t.Sets["isolated"] = nft.Set{Key: link, Elements: isolated}
+	t.Sets["internal"] = nft.Set{Key: link, Elements: internal}
 	t.Sets["pairs"] = nft.Set{Key: []nft.Type{nft.Interface, nft.Interface}, Elements: pairs}
-	return t
+}
+
+// masquerade are the rules for packets whose source must become this host's.
+func (d dialect) masquerade(networks []*Network) []nft.Rule {
+	rules := []nft.Rule{
+		// Clients on this host that use 127.0.0.1: the container must see an
+		// address that it can answer.
+		nft.NewRule(nft.Subnet(d.from, nft.Is, d.loopback), nft.In("own", nft.OutputInterface), nft.Masquerade()),
+		nft.NewRule(nft.In("hairpin", d.from, d.to), nft.Masquerade()),
+	}
+	for _, n := range networks {
+		subnet := d.subnet(n)
+		if n.Driver != DriverBridge || !subnet.IsValid() || n.Internal {
+			continue
+		}
+		if n.Name != Pods {
+			// A container that uses a published port of its own network: the
+			// answer must come back through this host to be translated.
+			rules = append(rules, nft.NewRule(nft.Subnet(d.from, nft.Is, subnet),
+				nft.Link(nft.OutputInterface, nft.Is, n.Link), nft.Translated(), nft.Masquerade()))
+		}
+		if !n.Unmasked {
+			rules = append(rules, nft.NewRule(nft.Subnet(d.from, nft.Is, subnet), nft.NotIn("own", nft.OutputInterface), nft.Masquerade()))
+		}
+	}
+	return rules
 }
 
 // publishedSets are the maps from host ports to containers, and the set of
 // containers that reach themselves through one.
-func publishedSets(pubs []Publication) map[string]nft.Set {
+func (d dialect) publishedSets(pubs []Publication) map[string]nft.Set {
 	byAddress, byPort, hairpin := map[string]nft.Value{}, map[string]nft.Value{}, map[string]nft.Value{}
 	for _, p := range pubs {
-		if !p.Address.Is4() {
+		target := d.target(p)
+		if !target.IsValid() {
 			continue
 		}
-		hairpin[nft.EncodeKey(p.Address, p.Address)] = nft.Value{}
+		hairpin[nft.EncodeKey(target, target)] = nft.Value{}
 		for _, b := range p.Ports {
-			to := nft.Value{Bytes: nft.EncodeKey(p.Address, b.ContainerPort)}
-			if b.HostIP.IsUnspecified() {
+			to := nft.Value{Bytes: nft.EncodeKey(target, b.ContainerPort)}
+			switch {
+			case !d.speaks(b.HostIP):
+			case b.HostIP.IsUnspecified():
 				byPort[nft.EncodeKey(protocols[b.Protocol], b.HostPort)] = to
-			} else {
+			default:
 				byAddress[nft.EncodeKey(b.HostIP, protocols[b.Protocol], b.HostPort)] = to
 			}
 		}
 	}
-	target := []nft.Type{nft.Address, nft.Port}
+	target := []nft.Type{d.address, nft.Port}
 	return map[string]nft.Set{
-		"published":     {Key: []nft.Type{nft.Address, nft.Protocol, nft.Port}, Data: target, Elements: byAddress},
+		"published":     {Key: []nft.Type{d.address, nft.Protocol, nft.Port}, Data: target, Elements: byAddress},
 		"published-any": {Key: []nft.Type{nft.Protocol, nft.Port}, Data: target, Elements: byPort},
-		"hairpin":       {Key: []nft.Type{nft.Address, nft.Address}, Elements: hairpin},
+		"hairpin":       {Key: []nft.Type{d.address, d.address}, Elements: hairpin},
 	}
 }

@@ -12,11 +12,12 @@ import (
 
 // Conn writes one table. Its methods may be called concurrently.
 type Conn struct {
-	table string
-	turn  chan struct{} // holds one token; who took it may use what follows
-	nl    *netlink.Conn
-	have  *state // nil with known: there is no table
-	known bool
+	table  string
+	family Family
+	turn   chan struct{} // holds one token; who took it may use what follows
+	nl     *netlink.Conn
+	have   *state // nil with known: there is no table
+	known  bool
 
 	port  atomic.Uint32 // netlink port of nl, by which Watch knows our own changes
 	stale atomic.Bool   // a foreign change was seen: have must be read again
@@ -24,8 +25,8 @@ type Conn struct {
 
 // Open prepares to write the table called name in the network namespace of the
 // calling thread. Nothing happens in the kernel before Apply.
-func Open(name string) (*Conn, error) {
-	c := &Conn{table: name, turn: make(chan struct{}, 1)}
+func Open(family Family, name string) (*Conn, error) {
+	c := &Conn{table: name, family: family, turn: make(chan struct{}, 1)}
 	if err := c.dial(); err != nil {
 		return nil, err
 	}
@@ -72,7 +73,7 @@ const attempts = 4
 // and returns how many messages that took: 0 when nothing differed. want must
 // not be changed afterwards.
 func (c *Conn) Apply(ctx context.Context, want *Table) (int, error) {
-	if want.Name != c.table {
+	if want.Name != c.table || want.Family != c.family {
 		panic("nft: table " + want.Name + " given to the owner of " + c.table)
 	}
 	if err := c.take(ctx); err != nil {
@@ -138,7 +139,7 @@ func (c *Conn) Delete(ctx context.Context) error {
 		return err
 	}
 	defer c.release()
-	drop := message(unix.NFT_MSG_DELTABLE, netlink.Acknowledge, attrs{}.text(unix.NFTA_TABLE_NAME, c.table))
+	drop := message(c.family, unix.NFT_MSG_DELTABLE, netlink.Acknowledge, attrs{}.text(unix.NFTA_TABLE_NAME, c.table))
 	err := c.send([]netlink.Message{batchMark(batchBegin), drop, batchMark(batchEnd)})
 	c.have, c.known = nil, false
 	if errors.Is(err, unix.ENOENT) {

@@ -46,10 +46,10 @@ func nfgenmsg(family uint8, resource uint16) []byte {
 	return []byte{family, unix.NFNETLINK_V0, byte(resource >> 8), byte(resource)}
 }
 
-func message(kind uint16, flags netlink.HeaderFlags, body attrs) netlink.Message {
+func message(family Family, kind uint16, flags netlink.HeaderFlags, body attrs) netlink.Message {
 	return netlink.Message{
 		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind), Flags: netlink.Request | flags},
-		Data:   append(nfgenmsg(unix.NFPROTO_IPV4, 0), body...),
+		Data:   append(nfgenmsg(byte(family), 0), body...),
 	}
 }
 
@@ -63,13 +63,14 @@ func batchMark(kind uint16) netlink.Message {
 // transaction encodes a plan. Only its last change asks for an acknowledgement.
 type transaction struct {
 	table    string
+	family   Family
 	messages []netlink.Message
 	lastSet  uint32 // number of the last anonymous set
 }
 
 // encode makes the messages of one batch.
 func encode(p *plan, want *Table) ([]netlink.Message, error) {
-	t := &transaction{table: want.Name, messages: []netlink.Message{batchMark(batchBegin)}}
+	t := &transaction{table: want.Name, family: want.Family, messages: []netlink.Message{batchMark(batchBegin)}}
 	if p.replace {
 		t.add(unix.NFT_MSG_DELTABLE, 0, attrs{}.text(unix.NFTA_TABLE_NAME, t.table))
 	}
@@ -109,7 +110,7 @@ func encode(p *plan, want *Table) ([]netlink.Message, error) {
 }
 
 func (t *transaction) add(kind uint16, flags netlink.HeaderFlags, body attrs) {
-	t.messages = append(t.messages, message(kind, flags, body))
+	t.messages = append(t.messages, message(t.family, kind, flags, body))
 }
 
 func (t *transaction) newChain(name string, hook *Hook) {
@@ -213,7 +214,7 @@ func (t *transaction) rule(chain string, r Rule) error {
 			exprs = s.after(lookup{t.lastSet, anonymousMap})
 		}
 		for _, e := range exprs {
-			data, err := expr.Marshal(unix.NFPROTO_IPV4, e)
+			data, err := expr.Marshal(byte(t.family), e)
 			if err != nil {
 				return err
 			}

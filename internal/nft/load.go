@@ -24,7 +24,7 @@ func (c *Conn) load() (*state, error) {
 var errInterrupted = errors.New("the ruleset keeps changing")
 
 func (c *Conn) loadOnce() (*state, error) {
-	_, err := c.nl.Execute(message(unix.NFT_MSG_GETTABLE, 0, attrs{}.text(unix.NFTA_TABLE_NAME, c.table)))
+	_, err := c.nl.Execute(message(c.family, unix.NFT_MSG_GETTABLE, 0, attrs{}.text(unix.NFTA_TABLE_NAME, c.table)))
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
@@ -53,7 +53,7 @@ func (c *Conn) loadOnce() (*state, error) {
 // dump gives each answer's attributes to add. Older kernels answer for all
 // tables: others than ours are left out here.
 func (c *Conn) dump(kind uint16, query attrs, add func(attributes) error) error {
-	answers, err := c.nl.Execute(message(kind, netlink.Dump, query))
+	answers, err := c.nl.Execute(message(c.family, kind, netlink.Dump, query))
 	if err != nil {
 		return fmt.Errorf("read nftables table %s: %w", c.table, err)
 	}
@@ -61,7 +61,7 @@ func (c *Conn) dump(kind uint16, query attrs, add func(attributes) error) error 
 		if m.Header.Flags&netlink.DumpInterrupted != 0 {
 			return errInterrupted
 		}
-		if len(m.Data) < 4 || m.Data[0] != unix.NFPROTO_IPV4 {
+		if len(m.Data) < 4 || m.Data[0] != byte(c.family) {
 			continue
 		}
 		fields, err := parseAttributes(m.Data[4:])
@@ -177,8 +177,7 @@ func BaseChains() (list []BaseChain, err error) {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	defer func() { err = errors.Join(err, nl.Close()) }()
-	query := message(unix.NFT_MSG_GETCHAIN, netlink.Dump, nil)
-	query.Data[0] = unix.NFPROTO_UNSPEC
+	query := message(unix.NFPROTO_UNSPEC, unix.NFT_MSG_GETCHAIN, netlink.Dump, nil)
 	answers, err := nl.Execute(query)
 	if err != nil {
 		return nil, fmt.Errorf("list nftables chains: %w", err)

@@ -1,4 +1,4 @@
-// Package nft makes one nftables table of family ip be what its owner wants.
+// Package nft makes one nftables table be what its owner wants.
 //
 // The owner describes the whole table as a value: chains of rules, sets and
 // maps. Conn.Apply compares it with what the kernel has, which it reads once
@@ -32,8 +32,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Family is the kind of packets that a table sees.
+type Family uint8
+
+// The families in use.
+const (
+	IPv4 Family = unix.NFPROTO_IPV4
+	IPv6 Family = unix.NFPROTO_IPV6
+)
+
+// String returns the family's name in nft(8)'s syntax.
+func (f Family) String() string {
+	if f == IPv6 {
+		return "ip6"
+	}
+	return "ip"
+}
+
 // Table is the whole of what its owner wants. Map keys are names.
 type Table struct {
+	Family Family
 	Name   string
 	Chains map[string]Chain
 	Sets   map[string]Set
@@ -80,6 +98,7 @@ type Type struct {
 // The types in use.
 var (
 	Address   = Type{"ipv4_addr", 7, 4}
+	Address6  = Type{"ipv6_addr", 8, 16}
 	Protocol  = Type{"inet_proto", 12, 1}
 	Port      = Type{"inet_service", 13, 2}
 	Interface = Type{"ifname", 41, 16}
@@ -97,7 +116,7 @@ type Value struct {
 // Goto is the verdict that continues in chain and does not come back.
 func Goto(chain string) Value { return Value{Code: unix.NFT_GOTO, Chain: chain} }
 
-// EncodeKey encodes one element's key or data: netip.Addr (IPv4), a protocol
+// EncodeKey encodes one element's key or data: netip.Addr, a protocol
 // number (uint8), a port (uint16) or an interface name (string), in the order
 // of the set's types. Other types panic: they are a mistake in the caller.
 func EncodeKey(parts ...any) string {
@@ -105,8 +124,7 @@ func EncodeKey(parts ...any) string {
 	for _, part := range parts {
 		switch v := part.(type) {
 		case netip.Addr:
-			a := v.Unmap().As4()
-			b = append(b, a[:]...)
+			b = append(b, v.Unmap().AsSlice()...)
 		case uint8:
 			b = append(b, v, 0, 0, 0)
 		case uint16:
@@ -150,7 +168,7 @@ func magic(types []Type) uint32 {
 // String renders the table in nft(8)'s syntax, sorted by name.
 func (t *Table) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "table ip %s {\n", t.Name)
+	fmt.Fprintf(&b, "table %s %s {\n", t.Family, t.Name)
 	for _, name := range slices.Sorted(maps.Keys(t.Sets)) {
 		t.Sets[name].render(&b, name)
 	}
@@ -227,6 +245,8 @@ func renderKey(types []Type, key string) string {
 		switch t {
 		case Address:
 			parts = append(parts, netip.AddrFrom4([4]byte(raw)).String())
+		case Address6:
+			parts = append(parts, netip.AddrFrom16([16]byte(raw)).String())
 		case Protocol:
 			parts = append(parts, protocolName(raw[0]))
 		case Port:

@@ -22,7 +22,8 @@ func TestMain(m *testing.M) { os.Exit(testenv.Isolate(m)) }
 func sample() *Table {
 	a, b := netip.MustParseAddrPort("10.42.0.5:8080"), netip.MustParseAddrPort("10.42.0.6:8080")
 	return &Table{
-		Name: "gantry-test",
+		Family: IPv4,
+		Name:   "gantry-test",
 		Sets: map[string]Set{
 			"services": {Key: []Type{Address, Protocol, Port}, Data: []Type{Verdict}, Elements: map[string]Value{
 				EncodeKey(netip.MustParseAddr("10.43.0.7"), uint8(6), uint16(80)):  Goto("svc/default/web"),
@@ -39,7 +40,7 @@ func sample() *Table {
 		Chains: map[string]Chain{
 			"prerouting": {Hook: &NATPrerouting, Rules: []Rule{
 				NewRule(VerdictOf("services", DestinationAddress, TransportProtocol, DestinationPort)),
-				NewRule(ToLocal(), Subnet(DestinationAddress, IsNot, netip.MustParsePrefix("127.0.0.0/8")), DNATBy("published", TransportProtocol, DestinationPort)),
+				NewRule(ToLocal(), Subnet(DestinationAddress, IsNot, netip.MustParsePrefix("127.0.0.0/8")), DNATBy(IPv4, "published", TransportProtocol, DestinationPort)),
 			}},
 			"postrouting": {Hook: &NATPostrouting, Rules: []Rule{
 				NewRule(Marked(0x4000), Masquerade()),
@@ -73,7 +74,7 @@ func sample() *Table {
 func open(t testing.TB, name string) *Conn {
 	t.Helper()
 	testenv.NeedRoot(t)
-	c, err := Open(name)
+	c, err := Open(IPv4, name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +296,7 @@ func TestDeleteIsIdempotent(t *testing.T) {
 
 // services is a table of n Services with three endpoints each.
 func services(n int) *Table {
-	t := &Table{Name: "gantry-test", Chains: map[string]Chain{
+	t := &Table{Family: IPv4, Name: "gantry-test", Chains: map[string]Chain{
 		"prerouting": {Hook: &NATPrerouting, Rules: []Rule{NewRule(VerdictOf("services", DestinationAddress, TransportProtocol, DestinationPort))}},
 	}, Sets: map[string]Set{}}
 	elements := make(map[string]Value)

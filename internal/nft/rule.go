@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"time"
@@ -61,13 +62,15 @@ const (
 
 // The fields in use.
 var (
-	SourceAddress      = Field{"ip saddr", 4, payload(expr.PayloadBaseNetworkHeader, 12, 4)}
-	DestinationAddress = Field{"ip daddr", 4, payload(expr.PayloadBaseNetworkHeader, 16, 4)}
-	SourcePort         = Field{"th sport", 2, payload(expr.PayloadBaseTransportHeader, sourcePortAt, 2)}
-	DestinationPort    = Field{"th dport", 2, payload(expr.PayloadBaseTransportHeader, destinationPortAt, 2)}
-	TransportProtocol  = Field{"meta l4proto", 1, meta(expr.MetaKeyL4PROTO)}
-	InputInterface     = Field{"iifname", 16, meta(expr.MetaKeyIIFNAME)}
-	OutputInterface    = Field{"oifname", 16, meta(expr.MetaKeyOIFNAME)}
+	SourceAddress       = Field{"ip saddr", 4, payload(expr.PayloadBaseNetworkHeader, 12, 4)}
+	DestinationAddress  = Field{"ip daddr", 4, payload(expr.PayloadBaseNetworkHeader, 16, 4)}
+	SourcePort          = Field{"th sport", 2, payload(expr.PayloadBaseTransportHeader, sourcePortAt, 2)}
+	DestinationPort     = Field{"th dport", 2, payload(expr.PayloadBaseTransportHeader, destinationPortAt, 2)}
+	SourceAddress6      = Field{"ip6 saddr", 16, payload(expr.PayloadBaseNetworkHeader, 8, 16)}
+	DestinationAddress6 = Field{"ip6 daddr", 16, payload(expr.PayloadBaseNetworkHeader, 24, 16)}
+	TransportProtocol   = Field{"meta l4proto", 1, meta(expr.MetaKeyL4PROTO)}
+	InputInterface      = Field{"iifname", 16, meta(expr.MetaKeyIIFNAME)}
+	OutputInterface     = Field{"oifname", 16, meta(expr.MetaKeyOIFNAME)}
 )
 
 // Where ports are in a TCP or UDP header.
@@ -114,16 +117,16 @@ func (r Relation) text() string {
 // Subnet compares an address field with a prefix.
 func Subnet(f Field, rel Relation, p netip.Prefix) Stmt {
 	p = p.Masked()
-	address := p.Addr().As4()
+	address := p.Addr().AsSlice()
 	exprs := f.load(regResult)
 	text := p.String()
-	if p.Bits() == 32 {
+	if p.IsSingleIP() {
 		text = p.Addr().String()
 	} else {
-		mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Bits()))
-		exprs = append(exprs, &expr.Bitwise{SourceRegister: regResult, DestRegister: regResult, Len: 4, Mask: mask, Xor: make([]byte, 4)})
+		mask := net.CIDRMask(p.Bits(), 8*len(address))
+		exprs = append(exprs, &expr.Bitwise{SourceRegister: regResult, DestRegister: regResult, Len: uint32(len(address)), Mask: mask, Xor: make([]byte, len(address))})
 	}
-	exprs = append(exprs, &expr.Cmp{Op: rel.op(), Register: regResult, Data: address[:]})
+	exprs = append(exprs, &expr.Cmp{Op: rel.op(), Register: regResult, Data: address})
 	return Stmt{text: f.text + rel.text() + text, exprs: exprs}
 }
 
@@ -254,10 +257,10 @@ func VerdictOf(verdicts string, fields ...Field) Stmt {
 
 // DNATBy rewrites the destination to the address and port that the map has
 // for the fields, if it has one.
-func DNATBy(destinations string, fields ...Field) Stmt {
+func DNATBy(family Family, destinations string, fields ...Field) Stmt {
 	text, exprs := loadKey(fields)
 	exprs = append(exprs, &expr.Lookup{SourceRegister: regResult, DestRegister: regResult, IsDestRegSet: true, SetName: destinations})
-	return Stmt{text: "dnat ip to " + text + " map @" + destinations, exprs: append(exprs, dnat())}
+	return Stmt{text: "dnat " + family.String() + " to " + text + " map @" + destinations, exprs: append(exprs, dnat(family))}
 }
 
 func loadKey(fields []Field) (string, []expr.Any) {
@@ -272,18 +275,22 @@ func loadKey(fields []Field) (string, []expr.Any) {
 	return strings.Join(texts, " . "), exprs
 }
 
-// dnat takes the address from the first register and the port from the second.
-func dnat() expr.Any {
-	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: regFirst, RegProtoMin: regFirst + 1}
+// dnat takes the address from the first registers and the port from the next.
+func dnat(family Family) expr.Any {
+	port := uint32(regFirst + 1)
+	if family == IPv6 {
+		port = regFirst + 4
+	}
+	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(family), RegAddrMin: regFirst, RegProtoMin: port}
 }
 
-// DNAT rewrites the destination.
+// DNAT rewrites the destination of IPv4 packets.
 func DNAT(to netip.AddrPort) Stmt {
 	address := to.Addr().As4()
 	return Stmt{text: "dnat ip to " + to.String(), exprs: []expr.Any{
 		&expr.Immediate{Register: regFirst, Data: address[:]},
 		&expr.Immediate{Register: regFirst + 1, Data: binary.BigEndian.AppendUint16(nil, to.Port())},
-		dnat(),
+		dnat(IPv4),
 	}}
 }
 
@@ -303,7 +310,7 @@ func DNATAny(to []netip.AddrPort) Stmt {
 		text: fmt.Sprintf("dnat ip to numgen random mod %d map { %s }", len(to), strings.Join(texts, ", ")),
 		anon: &Set{Key: []Type{integer}, Data: []Type{Address, Port}, Elements: elements},
 		after: func(l lookup) []expr.Any {
-			return []expr.Any{random(len(to)), &expr.Lookup{SourceRegister: regResult, DestRegister: regResult, IsDestRegSet: true, SetID: l.id, SetName: l.name}, dnat()}
+			return []expr.Any{random(len(to)), &expr.Lookup{SourceRegister: regResult, DestRegister: regResult, IsDestRegSet: true, SetID: l.id, SetName: l.name}, dnat(IPv4)}
 		},
 	}
 }

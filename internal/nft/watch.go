@@ -49,7 +49,7 @@ func (c *Conn) Watch(ctx context.Context, changed func()) error {
 // foreign tells whether any of the messages is about our table and not ours.
 func (c *Conn) foreign(messages []netlink.Message) bool {
 	for _, m := range messages {
-		if m.Header.PID == c.port.Load() || m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < 4 || m.Data[0] != unix.NFPROTO_IPV4 {
+		if m.Header.PID == c.port.Load() || m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < 4 || m.Data[0] != byte(c.family) {
 			continue
 		}
 		// Attribute 1 of every object but a generation is its table.

@@ -77,7 +77,7 @@ const tableName = "gantry-names"
 // translate lets the sockets answer at port 53. Both ends are on lo, so that
 // rewriting a port on the way out is all it takes, without connection tracking.
 func translate() (err error) {
-	c, err := nft.Open(tableName)
+	c, err := nft.Open(nft.IPv4, tableName)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func rules() *nft.Table {
 	}
 	// While nobody has the sockets, silence lets a resolver ask again.
 	list = append(list, nft.NewRule(from, nft.Proto(unix.IPPROTO_ICMP), nft.Drop()))
-	return &nft.Table{Name: tableName, Chains: map[string]nft.Chain{"output": {Hook: &nft.RawOutput, Rules: list}}}
+	return &nft.Table{Family: nft.IPv4, Name: tableName, Chains: map[string]nft.Chain{"output": {Hook: &nft.RawOutput, Rules: list}}}
 }
 
 // burst bounds how much is read from one socket before the others have a turn.
