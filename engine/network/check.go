@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"gantry/internal/instance"
+	"gantry/internal/nft"
 )
 
 // Check explains each way in which the kernel or this process differs from what
@@ -22,7 +23,7 @@ func (h *Host) Check(ctx context.Context, live Live) []error {
 	errs = append(errs, h.checkFiles()...)
 	errs = append(errs, h.checkPins(live)...)
 	errs = append(errs, h.checkLinks(live)...)
-	return append(errs, h.checkTable(ctx))
+	return append(errs, h.checkTables(ctx))
 }
 
 // checkAllocations compares what this process has given out with the records.
@@ -147,20 +148,25 @@ func (h *Host) checkLinks(live Live) (errs []error) {
 	return errs
 }
 
-// checkTable compares the kernel's table with the one that the state wants.
-func (h *Host) checkTable(ctx context.Context) error {
+// checkTables compares the kernel's tables with those that the state wants.
+func (h *Host) checkTables(ctx context.Context) error {
 	if h.table == nil {
 		return errors.New("the nftables table is not open")
 	}
 	h.mu.Lock()
-	want := h.describeLocked()
-	h.mu.Unlock()
-	differs, err := h.table.Differs(ctx, want)
-	if err != nil {
-		return err
+	want, had6 := map[*nft.Conn]*nft.Table{h.table: h.describeLocked(dialect4)}, h.had6
+	if had6 {
+		want[h.table6] = h.describeLocked(dialect6)
 	}
-	if differs {
-		return fmt.Errorf("nftables table %s is not what the networks and published ports want", want.Name)
+	h.mu.Unlock()
+	for table, want := range want {
+		differs, err := table.Differs(ctx, want)
+		if err != nil {
+			return err
+		}
+		if differs {
+			return fmt.Errorf("nftables table %s %s is not what the networks and published ports want", want.Family, want.Name)
+		}
 	}
 	return nil
 }
