@@ -23,6 +23,7 @@ import (
 	"gantry/engine/image"
 	"gantry/engine/network"
 	"gantry/engine/registry"
+	registryserver "gantry/engine/registry/server"
 	"gantry/engine/volume"
 	"gantry/internal/atomicfile"
 	"gantry/internal/control"
@@ -38,6 +39,7 @@ type host struct {
 	builder  *builder.Builder
 	runtime  *container.Runtime
 	registry *registry.Client
+	served   *registryserver.Server
 	engine   *engine.Engine
 	api      *dockerapi.Handler
 	resume   string // file that names the containers to start again; see stopContainers
@@ -85,6 +87,9 @@ func (s *server) startHost(starting, ctx context.Context, g *errgroup.Group) err
 	if err != nil {
 		return err
 	}
+	if err := s.serveRegistry(ctx, g, h.served); err != nil {
+		return err
+	}
 	return h.startAgain(ctx, s)
 }
 
@@ -127,6 +132,9 @@ func (s *server) openHost() (h *host, err error) {
 	if h.registry, err = s.openRegistryClient(h.images, logger("registry")); err != nil {
 		return h, err
 	}
+	if h.served, err = s.openRegistry(h.images, logger("registry")); err != nil {
+		return h, err
+	}
 	h.api = dockerapi.New(dockerapi.Config{
 		Engine: h.engine, Images: h.images, Builder: h.builder, Registry: h.registry, Networks: h.networks, Volumes: h.volumes,
 		Version: version.Version, DataDir: s.cfg.DataDir, Logger: logger("dockerapi"),
@@ -158,6 +166,9 @@ func (h *host) close() error {
 	}
 	if h.registry != nil {
 		h.registry.Close()
+	}
+	if h.served != nil {
+		errs = append(errs, h.served.Close())
 	}
 	if h.images != nil {
 		errs = append(errs, h.images.Close())

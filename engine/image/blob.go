@@ -98,6 +98,23 @@ func (w *BlobWriter) Close() error {
 	return err
 }
 
+// Rehash makes the digest one of another kind; with the same kind it does
+// nothing.
+func (w *BlobWriter) Rehash(kind digest.Algorithm) error {
+	if kind == w.kind {
+		return nil
+	}
+	if !kind.Available() {
+		return problem.New(problem.Unsupported, "digest algorithm %q", kind)
+	}
+	h := kind.Hash()
+	if _, err := io.Copy(h, io.NewSectionReader(w.file, 0, w.n)); err != nil {
+		return err
+	}
+	w.hash, w.kind = h, kind
+	return nil
+}
+
 // Durability says whether a call returns before its bytes survive power loss.
 type Durability bool
 

@@ -108,6 +108,29 @@ func (s *Store) Manifest(_ context.Context, d digest.Digest) (m Manifest, err er
 	return m, err
 }
 
+// Manifests returns an image's manifest and the indexes that it was found in.
+func (s *Store) Manifests(_ context.Context, id digest.Digest) (list []Manifest, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		b := tx.Bucket(imagesBucket).Get([]byte(id))
+		if b == nil {
+			return noSuchImage(id.String())
+		}
+		var r imageRecord
+		if err := json.Unmarshal(b, &r); err != nil {
+			return fmt.Errorf("record of image %s: %w", id, err)
+		}
+		for _, d := range r.Manifests {
+			m, err := getManifest(tx, d)
+			if err != nil {
+				return err
+			}
+			list = append(list, m)
+		}
+		return nil
+	})
+	return list, err
+}
+
 // Pack returns a manifest of an image whose blobs are all in the store, under a
 // lease of owner: the one with which it was pulled, or else one that is made.
 // The layers are packed once, always to the same bytes.

@@ -29,7 +29,13 @@ type Config struct {
 	Init       bool     `json:"init,omitempty"`        // containers have an init unless they say otherwise
 	LogLevel   string   `json:"log-level,omitempty"`   // debug, info, warn or error; default info
 
-	// Registries, for docker pull, FROM and pods alike.
+	// The registry that is served.
+	RegistryListen  string `json:"registry-listen,omitempty"`   // default DefaultRegistry, and off where its port is taken
+	RegistryUsers   string `json:"registry-users,omitempty"`    // file; required beyond loopback
+	RegistryTLSCert string `json:"registry-tls-cert,omitempty"` // file; required beyond loopback
+	RegistryTLSKey  string `json:"registry-tls-key,omitempty"`  // file
+
+	// Registries that are reached, for docker pull, FROM and pods alike.
 	RegistryCerts      []string `json:"registry-certs,omitempty"`    // directories with HOST[:PORT]/*.crt; default DefaultCerts
 	RegistryMirrors    []string `json:"registry-mirror,omitempty"`   // [HOST=]URL; without HOST of docker.io
 	InsecureRegistries []string `json:"insecure-registry,omitempty"` // HOST[:PORT] or CIDR
@@ -44,7 +50,10 @@ type Config struct {
 }
 
 // Parts are the names that Disable may hold. "cluster" is all of the cluster.
-var Parts = []string{"cluster", "ingress", "proxy", "dns", "cri"}
+var Parts = []string{"cluster", "ingress", "proxy", "dns", "cri", "registry"}
+
+// DefaultRegistry is where the registry listens when nothing else is said.
+const DefaultRegistry = "127.0.0.1:5000"
 
 // DefaultCerts are the trust directories: our own, and the one that Docker uses.
 var DefaultCerts = []string{"/etc/gantry/certs.d", "/etc/docker/certs.d"}
@@ -97,7 +106,7 @@ func (c Config) Disabled(part string) bool {
 	if slices.Contains(c.Disable, part) {
 		return true
 	}
-	return part != "cri" && slices.Contains(c.Disable, "cluster")
+	return part != "cri" && part != "registry" && slices.Contains(c.Disable, "cluster")
 }
 
 // DockerSocket is where the Docker Engine API is served.

@@ -33,6 +33,10 @@ func Register(set *pflag.FlagSet) *Flags {
 	set.String("api-listen", "", "address of the Kubernetes API (default 127.0.0.1:6443)")
 	set.String("http-listen", "", "address of the ingress (default :80)")
 	set.StringSlice("disable", nil, "parts that are off: "+strings.Join(instance.Parts, ", "))
+	set.String("registry-listen", "", "address of the image registry (default "+instance.DefaultRegistry+")")
+	set.String("registry-users", "", "YAML file of the registry's users and their rights; required beyond loopback")
+	set.String("registry-tls-cert", "", "certificate of the registry; required beyond loopback")
+	set.String("registry-tls-key", "", "key of that certificate")
 	set.StringSlice("registry-certs", nil, "directories that hold HOST[:PORT]/*.crt, *.cert, *.key of registries (default "+strings.Join(instance.DefaultCerts, ", ")+")")
 	set.StringSlice("registry-mirror", nil, "[HOST=]URL of a mirror that pulls try first; without HOST of docker.io")
 	set.StringSlice("insecure-registry", nil, "HOST[:PORT] or CIDR of registries whose certificates are not verified, or that speak plain HTTP")
@@ -50,7 +54,8 @@ func Register(set *pflag.FlagSet) *Flags {
 
 // given are all flags but --instance.
 var given = []string{
-	"data-dir", "run-dir", "api-listen", "http-listen", "registry-certs", "registry-mirror", "insecure-registry", "disable", "init", "log-level", "config",
+	"data-dir", "run-dir", "api-listen", "http-listen", "registry-listen", "registry-users",
+	"registry-tls-cert", "registry-tls-key", "registry-certs", "registry-mirror", "insecure-registry", "disable", "init", "log-level", "config",
 	"host", "tls", "tlsverify", "tlscacert", "tlscert", "tlskey",
 }
 
@@ -84,6 +89,8 @@ func (f *Flags) Read() (instance.Config, error) {
 		"instance": &cfg.Name, "data-dir": &cfg.DataDir, "run-dir": &cfg.RunDir,
 		"api-listen": &cfg.APIListen, "http-listen": &cfg.HTTPListen, "log-level": &cfg.LogLevel,
 		"tlscacert": &cfg.TLSCACert, "tlscert": &cfg.TLSCert, "tlskey": &cfg.TLSKey,
+		"registry-listen": &cfg.RegistryListen, "registry-users": &cfg.RegistryUsers,
+		"registry-tls-cert": &cfg.RegistryTLSCert, "registry-tls-key": &cfg.RegistryTLSKey,
 	} {
 		if f.set.Changed(flag) {
 			*into = f.set.Lookup(flag).Value.String()
@@ -147,6 +154,14 @@ func Arguments(cfg instance.Config) []string {
 	}
 	if cfg.Init {
 		args = append(args, "--init")
+	}
+	for _, one := range [][2]string{
+		{"registry-listen", cfg.RegistryListen}, {"registry-users", cfg.RegistryUsers},
+		{"registry-tls-cert", cfg.RegistryTLSCert}, {"registry-tls-key", cfg.RegistryTLSKey},
+	} {
+		if one[1] != "" {
+			args = append(args, "--"+one[0]+"="+one[1])
+		}
 	}
 	for _, list := range []struct {
 		flag   string
