@@ -62,6 +62,7 @@ type Config struct {
 // Request is one build.
 type Request struct {
 	Context    io.Reader // tar archive, compressed or not; read to its end; Read returns when ctx ends
+	Remote     string    // a git repository or a URL to fetch the context from instead
 	Dockerfile string    // path in the context; empty: "Dockerfile"
 	Tags       []string
 	Target     string             // stage to build; empty: the last
@@ -146,9 +147,12 @@ func (b *Builder) Build(ctx context.Context, req Request, progress func(Event)) 
 		b.cfg.Images.EndLease(r.lease)
 		err = errors.Join(err, b.cache.flush())
 	}()
-	r.context, err = receive(ctx, req.Context, filepath.Join(b.cfg.Dir, "tmp"), func(n int64) {
-		r.emit(Event{Kind: Context, Bytes: n})
-	})
+	arrived := func(n int64) { r.emit(Event{Kind: Context, Bytes: n}) }
+	if req.Remote != "" {
+		r.context, err = r.receiveRemote(ctx, req.Remote, arrived)
+	} else {
+		r.context, err = receive(ctx, req.Context, filepath.Join(b.cfg.Dir, "tmp"), arrived)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -193,7 +197,7 @@ func (b *Builder) newRun(req Request, progress func(Event)) (*run, error) {
 	if req.Pull && req.Fetch == nil {
 		return nil, unsupported("--pull is not supported: this engine reaches no registry")
 	}
-	if req.Context == nil {
+	if req.Context == nil && req.Remote == "" {
 		return nil, problem.New(problem.Invalid, "build: no context")
 	}
 	if req.Platform != "" {

@@ -61,18 +61,15 @@ func (x *stageRun) sourceLayers(ctx context.Context, from string) ([]digest.Dige
 	return img.Layers, err
 }
 
-func (x *stageRun) addStep(ctx context.Context, s step, cmd *instructions.AddCommand, written string) error {
-	for _, p := range cmd.SourcePaths {
-		if isRemote(p) {
-			return unsupported("ADD of %s is not supported: only files of the build context can be added", p)
-		}
-	}
-	if cmd.Checksum != "" || cmd.KeepGitDir != nil {
-		return unsupported("ADD --checksum and --keep-git-dir are for remote sources, which are not supported")
-	}
+func (x *stageRun) addStep(ctx context.Context, s step, cmd *instructions.AddCommand, written string) (err error) {
 	req := copyRequest{verb: "ADD", src: x.build.context, context: true, paths: cmd.SourcePaths, dest: cmd.DestPath,
 		chown: cmd.Chown, chmod: cmd.Chmod, link: cmd.Link, unpack: cmd.Unpack, exclude: cmd.ExcludePatterns}
 	if err := x.inline(&req, cmd.SourcesAndDest); err != nil {
+		return err
+	}
+	release, err := x.addRemotes(ctx, &req, cmd)
+	defer func() { err = errors.Join(err, release()) }()
+	if err != nil {
 		return err
 	}
 	return x.copy(ctx, s, req, "", written)

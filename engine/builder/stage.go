@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
@@ -401,14 +400,4 @@ func (x *stageRun) write(ctx context.Context, layers []digest.Digest, do func(*t
 	layer, err := images.CommitLayer(ctx, x.build.lease, scratch.Upper)
 	r.Layer = layer.DiffID
 	return r, err
-}
-
-// isRemote reports whether ADD would fetch its source.
-func isRemote(src string) bool {
-	for _, prefix := range []string{"http://", "https://", "git://", "git@", "ssh://"} {
-		if strings.HasPrefix(src, prefix) {
-			return true
-		}
-	}
-	return strings.HasSuffix(path.Clean(src), ".git") && strings.Contains(src, ":")
 }

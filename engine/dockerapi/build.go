@@ -109,11 +109,11 @@ func (p *progress) aux(v any) {
 func buildRequest(q query) (builder.Request, error) {
 	req := builder.Request{
 		Dockerfile: q.Get("dockerfile"), Target: q.Get("target"), NoCache: q.bool("nocache"), Pull: q.bool("pull"),
-		Platform: q.Get("platform"), Network: q.Get("networkmode"),
+		Platform: q.Get("platform"), Network: q.Get("networkmode"), Remote: q.Get("remote"),
 	}
 	// What would be kept of failed steps (rm, forcerm) never is; cachefrom names
 	// images whose layers the cache knows by content anyway.
-	if err := q.refuse("remote", "squash", "extrahosts", "outputs", "cgroupparent", "isolation", "securityopt", "buildid"); err != nil {
+	if err := q.refuse("squash", "extrahosts", "outputs", "cgroupparent", "isolation", "securityopt", "buildid"); err != nil {
 		return req, err
 	}
 	if v := q.Get("version"); v != "" && v != string(dbuild.BuilderV1) {

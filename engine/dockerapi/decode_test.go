@@ -192,7 +192,7 @@ func TestBuildRequest(t *testing.T) {
 	if *req.BuildArgs["A"] != "1" || req.BuildArgs["B"] != nil || req.Labels["x"] != "y" || req.Limits.Memory != 1024 || len(req.Limits.Ulimits) != 1 || req.Network != "none" {
 		t.Errorf("%+v", req)
 	}
-	for name, value := range map[string]string{"squash": "1", "remote": "https://example.org", "version": "2", "memory": "much", "buildargs": "{"} {
+	for name, value := range map[string]string{"squash": "1", "version": "2", "memory": "much", "buildargs": "{"} {
 		if _, err := buildRequest(query{url.Values{name: {value}}}); err == nil {
 			t.Errorf("%s=%s is accepted", name, value)
 		}

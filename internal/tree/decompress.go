@@ -10,6 +10,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/therootcompany/xz"
 
 	"gantry/internal/problem"
 )
@@ -23,6 +24,7 @@ const (
 	Gzip  Compression = "gzip"
 	Zstd  Compression = "zstd"
 	Bzip2 Compression = "bzip2"
+	XZ    Compression = "xz"
 )
 
 var magics = []struct {
@@ -32,7 +34,7 @@ var magics = []struct {
 	{[]byte{0x1f, 0x8b, 0x08}, Gzip},
 	{[]byte{0x28, 0xb5, 0x2f, 0xfd}, Zstd},
 	{[]byte("BZh"), Bzip2},
-	{[]byte{0xfd, '7', 'z', 'X', 'Z', 0}, "xz"},
+	{[]byte{0xfd, '7', 'z', 'X', 'Z', 0}, XZ},
 	{[]byte("LZIP"), "lzip"},
 	{[]byte{0x04, 0x22, 0x4d, 0x18}, "lz4"},
 }
@@ -82,8 +84,14 @@ func Decompress(r io.Reader, tee io.Writer) (io.ReadCloser, Compression, error) 
 		return newAhead(z, tee, z.Close), kind, nil
 	case Bzip2:
 		return newAhead(bzip2.NewReader(b), tee, func() {}), kind, nil
+	case XZ:
+		z, err := xz.NewReader(b, xz.DefaultDictMax)
+		if err != nil {
+			return nil, kind, fmt.Errorf("xz: %w", err)
+		}
+		return newAhead(z, tee, func() {}), kind, nil
 	}
-	return nil, kind, problem.New(problem.Unsupported, "%s compression is not supported: use gzip, zstd or none", kind)
+	return nil, kind, problem.New(problem.Unsupported, "%s compression is not supported: use gzip, zstd, xz, bzip2 or none", kind)
 }
 
 // ahead reads a stream in a goroutine of its own.

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -182,8 +183,19 @@ func TestDecompress(t *testing.T) {
 		t.Error("a cut-off stream ends without an error")
 	}
 	cut.Close()
-	if _, _, err := Decompress(strings.NewReader("\xfd7zXZ\x00..."), nil); !errors.Is(err, problem.Unsupported) {
-		t.Errorf("xz: %v", err)
+	if _, _, err := Decompress(strings.NewReader("LZIP....."), nil); !errors.Is(err, problem.Unsupported) {
+		t.Errorf("lzip: %v", err)
+	}
+	packed, err := base64.StdEncoding.DecodeString("/Td6WFoAAATm1rRGAgAhARYAAAB0L+WjAQAHRlJPTSB4egoAl9l74qxfUEAAASAIuxnZux+2830BAAAAAARZWg==")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, kind, err := Decompress(bytes.NewReader(packed), nil); err != nil || kind != XZ {
+		t.Error(kind, err)
+	} else if b, err := io.ReadAll(r); string(b) != "FROM xz\n" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	} else {
+		r.Close()
 	}
 	if r, kind, err := Decompress(strings.NewReader(""), nil); err != nil || kind != Plain {
 		t.Error(kind, err)
