@@ -27,10 +27,13 @@ type Loaded struct {
 	pidfd            int32 // of the child; here because clone3 writes to its address
 }
 
-// Load resolves p's addresses, and says whether they all lie inside p.
+// Load is LoadIn of the heap.
+func Load(p *Program) (*Loaded, bool) { return LoadIn(nil, p) }
+
+// LoadIn resolves p's addresses, and says whether they all lie inside p.
 // Spans are not checked: the engine is trusted.
-func Load(p *Program) (*Loaded, bool) {
-	l := &Loaded{data: make([]byte, (len(p.Data)+15)&^7)}
+func LoadIn(a *Arena, p *Program) (*Loaded, bool) {
+	l := &Loaded{data: a.Bytes((len(p.Data) + 15) &^ 7)}
 	copy(l.data, p.Data)
 	base := uintptr(unsafe.Pointer(&l.data[0]))
 	for _, r := range p.Relocs {
@@ -41,7 +44,7 @@ func Load(p *Program) (*Loaded, bool) {
 	}
 	ok := true
 	load := func(ops []Op) []op {
-		out := make([]op, len(ops))
+		out := slice[op](a, len(ops))
 		for i := range ops {
 			o := &ops[i]
 			out[i] = op{nr: uintptr(o.Nr), dst: o.Dst, skip: o.Skip, fail: o.Fail, tolerate: o.Tolerate, message: o.Message}

@@ -5,8 +5,11 @@ import (
 	"gantry/engine/container/wire"
 )
 
-// empty replaces a program that has run: it is the largest thing in memory.
-var empty program.Program
+// dropProgram lets go of a program that has run: it is the largest thing in memory.
+func (p *process) dropProgram() {
+	p.spec.Program = program.Program{}
+	p.spec.Arena.Free()
+}
 
 func (s *Shim) createExec(d *wire.Decoder) wire.Reply {
 	id := d.Str()
@@ -14,11 +17,13 @@ func (s *Shim) createExec(d *wire.Decoder) wire.Reply {
 	spec.Decode(d)
 	spec.DecodeNote(d)
 	if d.Bad || id == "" {
+		d.Arena.Free()
 		return wire.Reply{Failure: wire.FailRequest}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if init := s.procs[""]; init == nil || !init.started || s.ending || s.procs[id] != nil {
+		d.Arena.Free()
 		return wire.Reply{Failure: wire.FailState}
 	}
 	s.procs[id] = newProcess(id, spec, nil)
@@ -43,7 +48,7 @@ func (s *Shim) startExec(id string) wire.Reply {
 			r.A = pid
 		}
 	}
-	p.spec.Program = empty
+	p.dropProgram()
 	if r.Failure != wire.OK {
 		go s.endFailed(p)
 		return r
@@ -64,6 +69,7 @@ func (s *Shim) endFailed(p *process) {
 	if !p.pumping {
 		close(p.drained)
 	}
+	p.dropProgram()
 	clients := p.finish()
 	s.mu.Lock()
 	defer s.mu.Unlock()

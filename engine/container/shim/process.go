@@ -110,7 +110,7 @@ func failErrno(step uint32, err error) wire.Reply {
 // spawn forks p's process and runs its program up to the point where it is
 // ready to execute.
 func (s *Shim) spawn(p *process) wire.Reply {
-	l, ok := program.Load(&p.spec.Program)
+	l, ok := program.LoadIn(p.spec.Arena, &p.spec.Program)
 	if !ok {
 		return wire.Reply{Failure: wire.FailRequest}
 	}

@@ -14,7 +14,8 @@ type Process struct {
 	UIDMap    string // for /proc/PID/uid_map; empty: no new user namespace
 	GIDMap    string
 	Program   program.Program
-	Note      []byte // of an exec: kept and given back by KindExecs; empty: not listed there
+	Arena     *program.Arena // of the Program, in the shim; freed with it
+	Note      []byte         // of an exec: kept and given back by KindExecs; empty: not listed there
 }
 
 // Create is the request that makes the container.
@@ -98,6 +99,7 @@ func (p *Process) DecodeNote(d *Decoder) {
 
 // Decode reads p; d.Bad tells whether it was whole.
 func (p *Process) Decode(d *Decoder) {
+	p.Arena = d.Arena
 	p.Terminal, p.OpenStdin, p.StdinOnce = d.Bool(), d.Bool(), d.Bool()
 	p.Clone = d.U64()
 	p.CgroupReg = int(d.U16()) - 1
@@ -137,7 +139,7 @@ func encodeOps(e *Encoder, ops []program.Op) {
 }
 
 func decodeOps(d *Decoder) []program.Op {
-	ops := make([]program.Op, d.Count(20))
+	ops := d.Arena.Ops(d.Count(20))
 	for i := range ops {
 		o := &ops[i]
 		o.Nr, o.Kinds, o.Dst = d.U32(), d.U16(), d.U8()

@@ -16,6 +16,8 @@
 // keeps speaking the old one to those shims.
 package wire
 
+import "gantry/engine/container/program"
+
 // Version is the protocol's version.
 const Version = 1
 
@@ -130,8 +132,9 @@ func (e *Encoder) Bytes(v []byte) { e.U32(uint32(len(v))); e.B = append(e.B, v..
 // Decoder consumes B. After the first thing that is not there, all else is
 // zero and Bad is true.
 type Decoder struct {
-	B   []byte
-	Bad bool
+	B     []byte
+	Bad   bool
+	Arena *program.Arena // where a program goes; nil: to the heap
 }
 
 func (d *Decoder) take(n int) []byte {
