@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"gantry/engine/builder"
 	"gantry/engine/image"
+	"gantry/internal/problem"
 )
 
 // CommitRequest says what image is made of a container.
@@ -37,7 +39,12 @@ func (e *Engine) Commit(ctx context.Context, ref string, req CommitRequest) (ima
 	}
 	defer r.unlock()
 	cfg, st := r.view()
-	spec, err := commitSpec(cfg, req, time.Now().UTC())
+	// The image may have been removed by force; then nobody knows its history.
+	parent, err := e.cfg.Images.Resolve(ctx, cfg.Image.String())
+	if err != nil && !errors.Is(err, problem.NotFound) {
+		return image.Image{}, err
+	}
+	spec, err := commitSpec(cfg, parent, req, time.Now().UTC())
 	if err != nil {
 		return image.Image{}, err
 	}
@@ -70,7 +77,7 @@ func (e *Engine) Commit(ctx context.Context, ref string, req CommitRequest) (ima
 }
 
 // commitSpec is the configuration of the image that is made of a container.
-func commitSpec(cfg *config, req CommitRequest, now time.Time) (image.Spec, error) {
+func commitSpec(cfg *config, parent image.Image, req CommitRequest, now time.Time) (image.Spec, error) {
 	c := cfg.Config
 	if req.Config != nil {
 		merged, err := mergeImage(req.Config, imageConfig(c))
@@ -82,9 +89,9 @@ func commitSpec(cfg *config, req CommitRequest, now time.Time) (image.Spec, erro
 	spec := image.Spec{}
 	spec.Created, spec.Author, spec.Platform = &now, req.Author, image.Host()
 	spec.Config = *imageConfig(c)
-	spec.History = []ocispec.History{{
+	spec.History = append(parent.Config.History[:len(parent.Config.History):len(parent.Config.History)], ocispec.History{
 		Created: &now, Author: req.Author, Comment: req.Comment,
 		CreatedBy: strings.TrimSpace(cfg.Path + " " + strings.Join(cfg.Args, " ")),
-	}}
+	})
 	return builder.Changes(spec, req.Changes)
 }

@@ -260,7 +260,7 @@ func extraHosts(list []string, net connection) ([]network.HostEntry, error) {
 			return nil, invalid("bad format for add-host: %q", item)
 		}
 		name, text := item[:at], strings.Trim(item[at+1:], "[]")
-		if text == "host-gateway" {
+		if text == hostGateway {
 			gateway := netip.MustParseAddr("127.0.0.1") // on the host's own network
 			if len(net.endpoints) > 0 {
 				gateway = hostAddress(net)

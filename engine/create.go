@@ -98,10 +98,14 @@ func (e *Engine) resolve(req CreateRequest, img image.Image) (*config, []string,
 	if req.HostConfig != nil {
 		host = *req.HostConfig
 	}
-	if err := errors.Join(validateConfig(c), validateHost(&host)); err != nil {
+	if err := errors.Join(validateConfig(c), validateHost(&host), validateRequest(req.Config, &host)); err != nil {
 		return nil, nil, err
 	}
-	if _, err := parseSecurity(host.SecurityOpt); err != nil {
+	secure, err := parseSecurity(host.SecurityOpt)
+	if err == nil {
+		err = errors.Join(refuseProfiles(secure, hostLSM()), e.resolveModes(&host))
+	}
+	if err != nil {
 		return nil, nil, err
 	}
 	if _, err := capabilitiesFor(&host, e.capabilities); err != nil {
@@ -157,6 +161,10 @@ func applyDefaults(h *dcontainer.HostConfig) (warnings []string) {
 	if h.ShmSize == 0 {
 		h.ShmSize = defaultShmBytes
 	}
+	noLabels(h)
+	if h.LogConfig.Config == nil {
+		h.LogConfig.Config = map[string]string{}
+	}
 	if h.LogConfig.Type == "" {
 		h.LogConfig.Type = "json-file"
 	}
@@ -209,13 +217,9 @@ func (e *Engine) resolveNetworks(cfg *config, wish *dnetwork.NetworkingConfig) e
 		if len(endpoints) > 0 || len(cfg.HostConfig.PortBindings) > 0 || cfg.HostConfig.PublishAllPorts {
 			return invalid("conflicting options: port publishing and the container type network mode")
 		}
-		other, err := e.find(mode.ConnectedContainer())
-		if err != nil {
-			return err
-		}
-		// By ID, so that a later rename of the other does not matter.
-		cfg.HostConfig.NetworkMode = dcontainer.NetworkMode("container:" + other.id)
-		return nil
+		joined, err := e.joinable(mode.ConnectedContainer())
+		cfg.HostConfig.NetworkMode = dcontainer.NetworkMode(joined)
+		return err
 	}
 	if mode.IsHost() || mode.IsNone() {
 		delete(endpoints, string(mode))
@@ -235,6 +239,9 @@ func (e *Engine) resolveNetworks(cfg *config, wish *dnetwork.NetworkingConfig) e
 	if cfg.Networks[string(mode)] == nil {
 		cfg.Networks[string(mode)] = &dnetwork.EndpointSettings{}
 	}
+	if err := exclusiveNetworks(cfg.Networks); err != nil {
+		return err
+	}
 	for name, settings := range cfg.Networks {
 		if err := e.checkEndpoint(name, settings); err != nil {
 			return err
@@ -243,9 +250,22 @@ func (e *Engine) resolveNetworks(cfg *config, wish *dnetwork.NetworkingConfig) e
 	return nil
 }
 
+// exclusiveNetworks refuses what the networks host and none do not go with.
+func exclusiveNetworks(networks map[string]*dnetwork.EndpointSettings) error {
+	for name := range networks {
+		if mode := dcontainer.NetworkMode(name); (mode.IsHost() || mode.IsNone()) && len(networks) > 1 {
+			return invalid("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
+		}
+	}
+	return nil
+}
+
 // checkEndpoint refuses what an attachment asks for and does not get.
 func (e *Engine) checkEndpoint(name string, s *dnetwork.EndpointSettings) error {
 	n, err := e.cfg.Networks.Inspect(name)
+	if errors.Is(err, problem.NotFound) {
+		return nil // the start finds out: at a NotFound from here, clients pull the image
+	}
 	if err != nil {
 		return err
 	}
@@ -284,7 +304,7 @@ func (e *Engine) resolveLog(cfg *config, req CreateRequest) {
 func (e *Engine) mountsOf(ref string) ([]mountPoint, error) {
 	r, err := e.find(ref)
 	if err != nil {
-		return nil, err
+		return nil, invalid("%v", err) // at a NotFound, clients pull the image
 	}
 	return r.config().Mounts, nil
 }

@@ -211,9 +211,6 @@ func TestMergeImage(t *testing.T) {
 func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 	for field, h := range map[string]dcontainer.HostConfig{
 		"HostConfig.Links":             {Links: []string{"a:b"}},
-		"HostConfig.StorageOpt":        {StorageOpt: map[string]string{"size": "1g"}},
-		"HostConfig.DeviceRequests":    {Resources: dcontainer.Resources{DeviceRequests: []dcontainer.DeviceRequest{{}}}},
-		"HostConfig.IpcMode":           {IpcMode: "shareable"},
 		"HostConfig.Cgroup":            {Cgroup: "container:x"},
 		"log driver \"syslog\"":        {LogConfig: dcontainer.LogConfig{Type: "syslog"}},
 		"log opt 'labels'":             {LogConfig: dcontainer.LogConfig{Type: "json-file", Config: map[string]string{"labels": "x"}}},
@@ -223,8 +220,20 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
-	for _, option := range []string{"apparmor=other", "label=type:x", "systempaths=unconfined", "unknown=1"} {
-		if _, err := parseSecurity([]string{option}); !errors.Is(err, problem.Unsupported) {
+	for _, option := range []string{"apparmor=other", "label=type:x"} {
+		s, err := parseSecurity([]string{option})
+		if err != nil {
+			t.Errorf("%s: %v", option, err)
+		}
+		if err := refuseProfiles(s, lsm{apparmor: true, selinux: true}); !errors.Is(err, problem.Unsupported) {
+			t.Errorf("%s: %v", option, err)
+		}
+		if err := refuseProfiles(s, lsm{}); err != nil {
+			t.Errorf("%s on a host without: %v", option, err)
+		}
+	}
+	for _, option := range []string{"systempaths=unconfined", "unknown=1", "nothing", "no-new-privileges=maybe", "writable-cgroups=maybe", "writable-cgroups"} {
+		if _, err := parseSecurity([]string{option}); !errors.Is(err, problem.Invalid) || !strings.Contains(err.Error(), option) {
 			t.Errorf("%s: %v", option, err)
 		}
 	}
@@ -232,6 +241,9 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 
 func TestBadHostConfigs(t *testing.T) {
 	for want, h := range map[string]dcontainer.HostConfig{
+		"Unknown option speed":                                  {StorageOpt: map[string]string{"speed": "1"}},
+		"--storage-opt is supported only for overlay over xfs":  {StorageOpt: map[string]string{"size": "1g"}},
+		"linux only supports 'default'":                         {Isolation: "hyperv"},
 		"Minimum memory limit allowed is 6MB":                   {Resources: dcontainer.Resources{Memory: 1 << 20}},
 		"can't create 'AutoRemove' container":                   {AutoRemove: true, RestartPolicy: dcontainer.RestartPolicy{Name: "always"}},
 		"unknown policy 'sometimes'":                            {RestartPolicy: dcontainer.RestartPolicy{Name: "sometimes"}},

@@ -360,7 +360,7 @@ func (e *Engine) ExecInspect(ctx context.Context, id string) (dcontainer.ExecIns
 		}
 	}
 	answer := dcontainer.ExecInspectResponse{
-		ID: x.id, ContainerID: r.id, Running: x.started && !x.over, CanRemove: x.over,
+		ID: x.id, ContainerID: r.id, Running: x.started && !x.over,
 		OpenStdin: x.req.AttachStdin, OpenStdout: x.req.AttachStdout, OpenStderr: x.req.AttachStderr,
 		DetachKeys: []byte{},
 		ProcessConfig: &dcontainer.ExecProcessConfig{

@@ -45,6 +45,9 @@ func (e *Engine) ended(ctx context.Context, r *record, this *run, exit container
 	if err := e.disconnect(ctx, r.id, connection{st.Namespace, st.Endpoints, st.Publications}); err != nil {
 		e.log.Error("container disconnect", "container", r.id, "err", err)
 	}
+	if err := e.unshareMemory(cfg); err != nil {
+		e.log.Error("container shared memory", "container", r.id, "err", err)
+	}
 	restart, delay := e.decideRestart(r, exit)
 	err := r.change(soon, func(st *state) {
 		st.Status = dcontainer.StateExited

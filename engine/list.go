@@ -32,8 +32,7 @@ func (e *Engine) List(ctx context.Context, opts ListOptions) ([]dcontainer.Summa
 		return nil, err
 	}
 	_, byStatus := opts.Filters["status"]
-	_, byExit := opts.Filters["exited"]
-	all := opts.All || opts.Limit > 0 || byStatus || byExit
+	all := opts.All || opts.Limit > 0 || byStatus
 	list := []dcontainer.Summary{}
 	for _, r := range e.all() {
 		cfg, st := r.view()
@@ -59,15 +58,8 @@ func (e *Engine) listFilter(ctx context.Context, f Filters) (func(*record, *conf
 	if err := f.Check(listFilters...); err != nil {
 		return nil, err
 	}
-	for _, status := range f["status"] {
-		if err := dcontainer.ValidateContainerState(dcontainer.ContainerState(status)); err != nil {
-			return nil, invalid("%w", err)
-		}
-	}
-	for _, code := range f["exited"] {
-		if _, err := strconv.Atoi(code); err != nil {
-			return nil, invalid("invalid filter 'exited=%s'", code)
-		}
+	if err := checkListValues(f); err != nil {
+		return nil, err
 	}
 	after, before, err := e.listBounds(f)
 	if err != nil {
@@ -98,6 +90,34 @@ func (e *Engine) listFilter(ctx context.Context, f Filters) (func(*record, *conf
 			f.any("isolation", func(want string) bool { return want == "default" || want == "" }) &&
 			(after.IsZero() || cfg.Created.After(after)) && (before.IsZero() || cfg.Created.Before(before))
 	}, nil
+}
+
+// checkListValues refuses values that a filter cannot have.
+func checkListValues(f Filters) error {
+	for _, status := range f["status"] {
+		if err := dcontainer.ValidateContainerState(dcontainer.ContainerState(status)); err != nil {
+			return invalid("%w", err)
+		}
+	}
+	for _, code := range f["exited"] {
+		if _, err := strconv.Atoi(code); err != nil {
+			return invalid("invalid filter 'exited=%s'", code)
+		}
+	}
+	for _, health := range f["health"] {
+		if err := dcontainer.ValidateHealthStatus(dcontainer.HealthStatus(health)); err != nil {
+			return invalid("%w", err)
+		}
+	}
+	for _, name := range []string{"publish", "expose"} {
+		for _, port := range f[name] {
+			if _, err := dnetwork.ParsePortRange(port); err != nil {
+				return invalid("error while looking up for %s %s: %w", name, port, err)
+			}
+		}
+	}
+	_, _, err := f.Bool("is-task")
+	return err
 }
 
 // listBounds resolves the filters since and before, which name containers.

@@ -235,6 +235,9 @@ func (e *Engine) endedUnseen(ctx context.Context, r *record, proc *container.Con
 	if err := e.disconnect(ctx, r.id, connection{st.Namespace, st.Endpoints, st.Publications}); err != nil {
 		e.log.Warn("container disconnect", "container", r.id, "err", err)
 	}
+	if err := e.unshareMemory(r.config()); err != nil {
+		e.log.Warn("container shared memory", "container", r.id, "err", err)
+	}
 	if err := e.markEnded(r, exit); err != nil {
 		return err
 	}

@@ -103,6 +103,9 @@ func (e *Engine) restoreSandboxes(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, r := range e.all() {
+		keep[r.id] = r.running() != nil && r.config().HostConfig.IpcMode.IsShareable()
+	}
 	entries, err := os.ReadDir(e.sandboxRun(""))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

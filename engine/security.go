@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	dcontainer "github.com/moby/moby/api/types/container"
@@ -14,44 +16,73 @@ import (
 // security is what SecurityOpt says.
 type security struct {
 	noNewPrivileges bool
+	writableCgroups *bool  // nil: as Privileged says
+	apparmor        string // name of a profile
+	labels          []string
 	seccomp         string // "" default, "unconfined", or a profile in JSON
 }
 
-// parseSecurity refuses each option that is not honoured.
+// parseSecurity refuses each option that the reference does, in its words: the
+// numbers are its own.
 func parseSecurity(options []string) (security, error) {
 	var s security
-	for i, option := range options {
+	for _, option := range options {
 		key, value, hasValue := strings.Cut(option, "=")
 		if !hasValue {
 			key, value, hasValue = strings.Cut(option, ":") // the form of old clients
 		}
+		if !hasValue && key != "no-new-privileges" {
+			return s, invalid("invalid --security-opt 1: %q", option)
+		}
 		switch key {
 		case "no-new-privileges":
-			if hasValue && value != "true" && value != "false" {
-				return s, invalid("invalid --security-opt %d: %q", i+1, option)
+			yes, err := strconv.ParseBool(value)
+			if hasValue && err != nil {
+				return s, invalid("invalid --security-opt 2: %q", option)
 			}
-			s.noNewPrivileges = value != "false"
+			s.noNewPrivileges = yes || !hasValue
+		case "writable-cgroups":
+			yes, err := strconv.ParseBool(value)
+			if err != nil {
+				return s, invalid("invalid --security-opt 2: %q", option)
+			}
+			s.writableCgroups = &yes
 		case "seccomp":
 			if value == "builtin" {
 				value = ""
 			}
 			s.seccomp = value
 		case "apparmor":
-			if value != "unconfined" && value != "" {
-				return s, unsupported("HostConfig.SecurityOpt " + option)
-			}
+			s.apparmor = value
 		case "label":
-			if value != "disable" {
-				return s, unsupported("HostConfig.SecurityOpt " + option)
-			}
+			s.labels = append(s.labels, value)
 		default:
-			if !hasValue {
-				return s, invalid("invalid --security-opt %d: %q", i+1, option)
-			}
-			return s, unsupported("HostConfig.SecurityOpt " + option)
+			return s, invalid("invalid --security-opt 2: %q", option)
 		}
 	}
 	return s, nil
+}
+
+// refuseProfiles refuses profiles of AppArmor and labels of SELinux on a host
+// that has them. On others, as in the reference, they mean nothing.
+func refuseProfiles(s security, host lsm) error {
+	if host.apparmor && s.apparmor != "" && s.apparmor != "unconfined" {
+		return unsupported("HostConfig.SecurityOpt apparmor=" + s.apparmor)
+	}
+	for _, label := range s.labels {
+		if host.selinux && label != "disable" {
+			return unsupported("HostConfig.SecurityOpt label=" + label)
+		}
+	}
+	return nil
+}
+
+// lsm tells which security modules the host has.
+type lsm struct{ apparmor, selinux bool }
+
+func hostLSM() lsm {
+	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	return lsm{apparmor: err == nil && strings.HasPrefix(string(enabled), "Y"), selinux: exists("/sys/fs/selinux/enforce")}
 }
 
 // seccompFor returns the filter of a container with these capabilities; nil
@@ -65,7 +96,7 @@ func seccompFor(profile string, privileged bool, caps []string) (*specs.LinuxSec
 	}
 	filter, err := container.LoadSeccomp(profile, caps)
 	if err != nil {
-		return nil, invalid("decoding seccomp profile failed: %w", err)
+		return nil, invalid("%v", err)
 	}
 	return filter, nil
 }
@@ -77,11 +108,11 @@ const allCapabilities = "ALL"
 func capabilitiesFor(h *dcontainer.HostConfig, possible []string) ([]string, error) {
 	add, err := normalCapabilities(h.CapAdd)
 	if err != nil {
-		return nil, err
+		return nil, invalid("invalid CapAdd: %v", err)
 	}
 	drop, err := normalCapabilities(h.CapDrop)
 	if err != nil {
-		return nil, err
+		return nil, invalid("invalid CapDrop: %v", err)
 	}
 	base := container.DefaultCapabilities()
 	switch {
@@ -111,7 +142,7 @@ func normalCapabilities(names []string) ([]string, error) {
 			c = "CAP_" + c
 		}
 		if c != allCapabilities && !slices.Contains(known, c) {
-			return nil, invalid("invalid capability: %q", name)
+			return nil, invalid("unknown capability: %q", c)
 		}
 		normal = append(normal, c)
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,21 +25,27 @@ type surroundings struct {
 	network  string // path of the network namespace; empty: the host's
 	ipc, uts string // path of a namespace to join; empty: as the configuration says
 	pid      string
-	shm      string // directory of a sandbox's shared memory
+	shm      string // directory of the shared memory of a sandbox, or of containers that share it
 	files    string // directory of hosts, hostname, resolv.conf
 	cgroup   string // parent of the container's cgroup, relative to the instance's
 	hostname string
 	init     string            // program that is to be process 1; empty: the container\'s own
 	possible []string          // capabilities that this host can give
 	sources  map[string]string // what mounts are bound from, by destination; else their own source
+
+	writableCgroups bool // set by buildSpec
 }
 
 // buildSpec translates a container's configuration into a runtime specification.
 func buildSpec(cfg *config, in surroundings) (*specs.Spec, error) {
 	c, h := cfg.Config, cfg.HostConfig
 	opts, err := parseSecurity(h.SecurityOpt)
-	if err != nil {
+	if err = errors.Join(err, refuseDevices(h)); err != nil {
 		return nil, err
+	}
+	in.writableCgroups = h.Privileged
+	if opts.writableCgroups != nil {
+		in.writableCgroups = *opts.writableCgroups
 	}
 	caps, err := capabilitiesFor(h, in.possible)
 	if err != nil {
@@ -192,12 +199,16 @@ func kernelMounts(h *dcontainer.HostConfig, in surroundings) []specs.Mount {
 	if h.Privileged {
 		access = "rw"
 	}
+	cgroupAccess := "ro"
+	if in.writableCgroups {
+		cgroupAccess = "rw"
+	}
 	mounts := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{access, "nosuid", "noexec", "nodev"}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{cgroupAccess, "nosuid", "noexec", "nodev"}},
 	}
 	bind := func(target, source string) specs.Mount {
 		return specs.Mount{Destination: target, Type: "bind", Source: source, Options: []string{"rbind", "rprivate"}}

@@ -104,7 +104,7 @@ func (e *Engine) launch(ctx context.Context, r *record) (err error) {
 	var net connection
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, e.disconnect(cleanup, r.id, net))
+			err = errors.Join(err, e.disconnect(cleanup, r.id, net), e.unshareMemory(cfg))
 			e.doneVolumes(cfg, r.id)
 		}
 	}()
@@ -229,6 +229,9 @@ func (e *Engine) surround(cfg *config) (surroundings, layers, error) {
 	}
 	lower, err := e.cfg.Images.LayerDirs(cfg.Layers)
 	if err != nil {
+		return in, nil, err
+	}
+	if err := e.surroundIPC(cfg, &in); err != nil {
 		return in, nil, err
 	}
 	upper := filepath.Join(e.containerDir(cfg.ID), "upper")

@@ -130,10 +130,13 @@ func (e *Engine) markStopped(ctx context.Context, r *record) (waited bool, err e
 // Errors: Conflict if it does not run.
 func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 	sig := unix.SIGKILL
-	if name != "" && name != "0" {
+	if name != "" {
 		parsed, err := signal.ParseSignal(name)
 		if err != nil {
 			return invalid("%w", err)
+		}
+		if !signal.ValidSignalForPlatform(parsed) {
+			return invalid("the linux daemon does not support signal %s", name)
 		}
 		sig = parsed
 	}

@@ -94,9 +94,6 @@ func refuseFields(h *dcontainer.HostConfig) error {
 		{h.VolumeDriver != "" && h.VolumeDriver != "local", "VolumeDriver"},
 		{h.Cgroup != "", "Cgroup"},
 		{len(h.Links) > 0 && (h.NetworkMode == "" || !h.NetworkMode.IsUserDefined()), "Links"},
-		{len(h.StorageOpt) > 0, "StorageOpt"},
-		{!h.Isolation.IsDefault(), "Isolation"},
-		{len(h.DeviceRequests) > 0, "DeviceRequests"},
 		{h.CPUCount != 0, "CpuCount"},
 	} {
 		if f.set {
@@ -121,8 +118,6 @@ func validateModes(h *dcontainer.HostConfig) error {
 	switch {
 	case !h.IpcMode.Valid():
 		return invalid("invalid IPC mode: %v", h.IpcMode)
-	case h.IpcMode.IsShareable() || h.IpcMode.IsContainer():
-		return unsupported("HostConfig.IpcMode " + string(h.IpcMode))
 	case !h.PidMode.Valid():
 		return invalid("invalid PID mode: %v", h.PidMode)
 	case !h.UTSMode.Valid():
@@ -132,7 +127,21 @@ func validateModes(h *dcontainer.HostConfig) error {
 	case !h.CgroupnsMode.Valid():
 		return invalid("invalid cgroup namespace mode: %v", h.CgroupnsMode)
 	case h.NetworkMode.IsContainer() && h.NetworkMode.ConnectedContainer() == "":
-		return invalid("invalid container format container:<name|id>")
+		return invalid("invalid network mode: invalid container format container:<name|id>")
+	}
+	return validatePlatform(h)
+}
+
+// validatePlatform refuses what no Linux host has, or not with this store.
+func validatePlatform(h *dcontainer.HostConfig) error {
+	if !h.Isolation.IsDefault() {
+		return invalid("invalid isolation: %q - linux only supports 'default'", h.Isolation)
+	}
+	for name := range h.StorageOpt {
+		if name != "size" {
+			return invalid("Unknown option %s", name)
+		}
+		return invalid("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ bin=$1
 
 declare -A package=(
 	[busybox]=busybox-static [mmdebstrap]=mmdebstrap [curl]=curl [ip]=iproute2
-	[nft]=nftables [docker-registry]=docker-registry [gcc]=gcc [mkfs.ext4]=e2fsprogs
+	[dockerd]=docker.io [nft]=nftables [docker-registry]=docker-registry [gcc]=gcc [mkfs.ext4]=e2fsprogs
 )
 missing=()
 for command in "${!package[@]}"; do
@@ -18,6 +18,13 @@ for command in "${!package[@]}"; do
 done
 if [ ${#missing[@]} -gt 0 ]; then
 	echo "installing ${missing[*]}"
+	# The reference, docker.io, comes with a service that nobody wants started.
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod +x "$policy"
+		trap 'rm -f "$policy"' EXIT
+	fi
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi

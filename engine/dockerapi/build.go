@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/distribution/reference"
@@ -38,13 +40,15 @@ func (c *call) build() error {
 		return err
 	}
 	req.Context = c.r.Body
+	ctx, done := c.builds.begin(c.r.Context(), c.query.Get("buildid"))
+	defer done()
 	out := c.progress()
 	quiet := c.query.bool("q")
 	if req.Fetch, err = c.fetcher(out, quiet); err != nil {
 		return err
 	}
 	text := builder.NewClassic(streamWriter{out})
-	id, err := c.cfg.Builder.Build(c.r.Context(), req, func(ev builder.Event) {
+	id, err := c.cfg.Builder.Build(ctx, req, func(ev builder.Event) {
 		if !quiet {
 			text.Event(ev)
 		}
@@ -183,4 +187,48 @@ func (c *call) pruneBuilds() error {
 		return err
 	}
 	return c.answer(200, dbuild.CachePruneReport{CachesDeleted: []string{}, SpaceReclaimed: uint64(report.Reclaimed)})
+}
+
+// runningBuilds are the builds that their clients have named.
+type runningBuilds struct {
+	mu      sync.Mutex
+	cancels map[string]context.CancelFunc
+}
+
+// begin names a build, unless the name is empty, until done.
+func (b *runningBuilds) begin(ctx context.Context, id string) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	if id == "" {
+		return ctx, cancel
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cancels == nil {
+		b.cancels = map[string]context.CancelFunc{}
+	}
+	b.cancels[id] = cancel
+	return ctx, func() {
+		cancel()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.cancels, id)
+	}
+}
+
+// cancelBuild ends a build that its client has named. As in the reference, a
+// build that nobody knows has ended.
+func (c *call) cancelBuild() error {
+	id := c.query.Get("id")
+	if id == "" {
+		return invalid("build ID not provided")
+	}
+	c.builds.mu.Lock()
+	cancel := c.builds.cancels[id]
+	c.builds.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+	c.begun = true
+	c.w.WriteHeader(http.StatusOK)
+	return nil
 }

@@ -34,36 +34,9 @@ func (c *call) listContainers() error {
 		return err
 	}
 	if c.version.less(1, 52) {
-		for i := range list {
-			list[i].Health = nil
-		}
+		return c.answer(http.StatusOK, legacyList(list))
 	}
 	return c.answer(http.StatusOK, list)
-}
-
-// legacySettings adds the fields that inspect had before 1.52, which repeat
-// those of the default network.
-type legacySettings struct {
-	*dcontainer.NetworkSettings
-	Bridge                 string
-	HairpinMode            bool
-	LinkLocalIPv6Address   string
-	LinkLocalIPv6PrefixLen int
-	SecondaryIPAddresses   []string
-	SecondaryIPv6Addresses []string
-	EndpointID             string
-	Gateway                string
-	GlobalIPv6Address      string
-	GlobalIPv6PrefixLen    int
-	IPAddress              string
-	IPPrefixLen            int
-	IPv6Gateway            string
-	MacAddress             string
-}
-
-type legacyInspect struct {
-	dcontainer.InspectResponse
-	NetworkSettings *legacySettings
 }
 
 func (c *call) inspectContainer() error {
@@ -78,13 +51,7 @@ func (c *call) inspectContainer() error {
 	if !c.version.less(1, 52) {
 		return c.answer(http.StatusOK, found)
 	}
-	legacy := legacyInspect{found, &legacySettings{NetworkSettings: found.NetworkSettings}}
-	if ep := found.NetworkSettings.Networks["bridge"]; ep != nil && ep.IPAddress.IsValid() {
-		s := legacy.NetworkSettings
-		s.EndpointID, s.Gateway = ep.EndpointID, ep.Gateway.String()
-		s.IPAddress, s.IPPrefixLen, s.MacAddress = ep.IPAddress.String(), ep.IPPrefixLen, ep.MacAddress.String()
-	}
-	return c.answer(http.StatusOK, legacy)
+	return c.answer(http.StatusOK, legacyContainer(c.version, found))
 }
 
 func (c *call) start() error {

@@ -50,8 +50,9 @@ type Config struct {
 
 // Handler serves the API.
 type Handler struct {
-	cfg Config
-	log *slog.Logger
+	cfg    Config
+	log    *slog.Logger
+	builds runningBuilds
 }
 
 // New returns the handler of the API.
@@ -85,13 +86,16 @@ func mustVersion(text string) version {
 }
 
 func parseVersion(text string) (version, bool) {
-	major, minor, ok := strings.Cut(text, ".")
+	major, minor, hasMinor := strings.Cut(text, ".")
 	a, err1 := strconv.Atoi(major)
-	b, err2 := strconv.Atoi(minor)
-	return version{a, b}, ok && err1 == nil && err2 == nil && a >= 0 && b >= 0
+	b, err2 := 0, error(nil)
+	if hasMinor {
+		b, err2 = strconv.Atoi(minor)
+	}
+	return version{a, b}, err1 == nil && err2 == nil && a >= 0 && b >= 0
 }
 
-var versionPrefix = regexp.MustCompile(`^/v([0-9]+\.[0-9]+)(/.*)$`)
+var versionPrefix = regexp.MustCompile(`^/v([0-9.]+)(/.*)$`)
 
 // splitVersion takes the API version off a path. A path without one means the
 // newest.
@@ -116,24 +120,20 @@ func splitVersion(path string) (version, string, error) {
 // ServeHTTP answers one request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
+	v, path, err := splitVersion(r.URL.Path)
+	found, vars := match(r.Method, path)
+	if found == nil { // also a known path with another method
+		h.fail(w, r, problem.New(problem.NotFound, "page not found"))
+		return
+	}
 	header.Set("Api-Version", maxVersion)
-	header.Set("Docker-Experimental", "false")
 	header.Set("Ostype", "linux")
 	header.Set("Server", "Docker/"+h.cfg.Version+" (linux)")
-	v, path, err := splitVersion(r.URL.Path)
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	found, vars, allowed := match(r.Method, path)
-	if found == nil {
-		if allowed {
-			h.fail(w, r, statusError{http.StatusMethodNotAllowed, "method not allowed"})
-		} else {
-			h.fail(w, r, problem.New(problem.NotFound, "page not found"))
-		}
-		return
-	}
+	header.Set("Docker-Experimental", "false")
 	c := &call{Handler: h, w: w, r: r, version: v, vars: vars}
 	if c.query, err = parseQuery(r); err == nil {
 		// As in the reference. Stock clients send what no server ever knew.

@@ -91,3 +91,17 @@ func refuse(what string) func(*call) error {
 func notInSwarm(*call) error {
 	return problem.New(problem.Unavailable, "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.")
 }
+
+func notInSwarmAtAll(*call) error {
+	return problem.New(problem.Unavailable, "This node is not part of a swarm")
+}
+
+// experimental answers for what the reference has only in its experimental mode.
+func experimental(*call) error {
+	return statusError{http.StatusNotImplemented, "This experimental feature is disabled by default. Start the Docker daemon in experimental mode in order to enable it."}
+}
+
+// noPlugin answers for a plugin that is named: there are none.
+func noPlugin(c *call) error {
+	return problem.New(problem.NotFound, "plugin %q not found", c.vars[0])
+}

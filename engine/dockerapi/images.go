@@ -50,6 +50,9 @@ func (c *call) listImages() error {
 		}
 	}
 	slices.SortStableFunc(list, func(a, b dimage.Summary) int { return cmp.Compare(b.Created, a.Created) })
+	if c.version.less(1, 44) {
+		return c.answer(http.StatusOK, legacyImages(c.version, list))
+	}
 	return c.answer(http.StatusOK, list)
 }
 
@@ -131,14 +134,6 @@ func matchesReference(img image.Image, pattern string) bool {
 	})
 }
 
-// legacyImage adds the fields that inspect had before 1.52.
-type legacyImage struct {
-	dimage.InspectResponse
-	Parent        string
-	DockerVersion string
-	VirtualSize   int64 `json:",omitempty"`
-}
-
 func (c *call) inspectImage() error {
 	if err := c.query.refuse("manifests"); err != nil {
 		return err
@@ -173,9 +168,9 @@ func (c *call) inspectImage() error {
 	if !c.version.less(1, 52) {
 		return c.answer(http.StatusOK, out)
 	}
-	legacy := legacyImage{InspectResponse: out, Parent: img.Parent.String()}
-	if c.version.less(1, 44) {
-		legacy.VirtualSize = img.Size
+	legacy, err := legacyImageInspect(c.version, out, img.Parent.String())
+	if err != nil {
+		return err
 	}
 	return c.answer(http.StatusOK, legacy)
 }

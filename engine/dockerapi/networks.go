@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	devents "github.com/moby/moby/api/types/events"
@@ -24,6 +25,11 @@ func (c *call) listNetworks() error {
 	}
 	if err := filters.Check("dangling", "driver", "id", "label", "name", "scope", "type"); err != nil {
 		return err
+	}
+	for _, kind := range filters["type"] {
+		if kind != "custom" && kind != "builtin" {
+			return invalid("invalid filter: 'type'='%s'", kind)
+		}
 	}
 	dangling, only, err := filters.Bool("dangling")
 	if err != nil {
@@ -85,6 +91,11 @@ func (c *call) findNetwork(ref string) (network.Network, error) {
 }
 
 func (c *call) inspectNetwork() error {
+	if verbose := c.query.Get("verbose"); verbose != "" {
+		if _, err := strconv.ParseBool(verbose); err != nil {
+			return invalid("invalid value for verbose: %s: %w", verbose, err)
+		}
+	}
 	if scope := c.query.Get("scope"); scope != "" && scope != "local" {
 		return problem.New(problem.NotFound, "network %s not found", c.vars[0])
 	}

@@ -13,9 +13,8 @@ type route struct {
 	serve   func(*call) error
 }
 
-// match finds the first route for a request. allowed tells that the path is
-// known, if only with another method.
-func match(method, path string) (found *route, vars []string, allowed bool) {
+// match finds the first route for a request.
+func match(method, path string) (found *route, vars []string) {
 	segments := strings.Split(strings.Trim(path, "/"), "/")
 	for i := range routes {
 		rt := &routes[i]
@@ -24,11 +23,10 @@ func match(method, path string) (found *route, vars []string, allowed bool) {
 			continue
 		}
 		if rt.method == "" || rt.method == method || rt.method == http.MethodGet && method == http.MethodHead {
-			return rt, vars, true
+			return rt, vars
 		}
-		allowed = true
 	}
-	return nil, nil, allowed
+	return nil, nil
 }
 
 // matchSegments matches a path against a pattern and returns what the wildcards

@@ -307,4 +307,13 @@ func (c *call) containerUsage() (*dcontainer.DiskUsage, error) {
 	return usage, nil
 }
 
-func (c *call) listPlugins() error { return c.answer(http.StatusOK, plugin.ListResponse{}) }
+func (c *call) listPlugins() error {
+	filters, err := c.query.filters()
+	if err == nil {
+		err = filters.Check("capability", "enabled")
+	}
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, plugin.ListResponse{})
+}

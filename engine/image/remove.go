@@ -115,8 +115,7 @@ func (r removal) decide(opt RemoveOptions) (removalPlan, error) {
 	if !r.byID {
 		return r.decideName(opt)
 	}
-	single := len(repositories(r.names)) <= 1
-	if !single && !opt.Force {
+	if !singleReference(r.names) && !opt.Force {
 		return removalPlan{}, r.conflict("must be forced", "image is referenced in multiple repositories")
 	}
 	if err := r.check(opt); err != nil {
@@ -150,6 +149,13 @@ func (r removal) decideName(opt RemoveOptions) (removalPlan, error) {
 	// With force the name goes even if the image cannot.
 	plan.image = len(left) == 0 && r.check(opt) == nil
 	return plan, nil
+}
+
+// singleReference tells whether all names are of one repository, with at most
+// one tag.
+func singleReference(names []string) bool {
+	tags := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return strings.Contains(n, "@") })
+	return len(tags) <= 1 && len(repositories(names)) <= 1
 }
 
 func hasTag(names, repo []string) bool {

@@ -170,6 +170,9 @@ func (s *Store) write(dir string, r record) error {
 }
 
 func validate(req dvolume.CreateRequest) error {
+	if len(req.Name) == 1 {
+		return problem.New(problem.Invalid, "create %s: volume name is too short, names should be at least two alphanumeric characters", req.Name)
+	}
 	if !validName.MatchString(req.Name) {
 		return problem.New(problem.Invalid, "create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", req.Name, req.Name)
 	}

@@ -30,6 +30,9 @@ func (s *side) do(st step, archive []byte) (answer, error) {
 	} else {
 		out, err = s.send(st.method, target, body, archive)
 	}
+	if err == nil && st.settle {
+		out, err = s.settle(st.method, target, out)
+	}
 	if err != nil {
 		return out, fmt.Errorf("%s: %w", s.name, err)
 	}
@@ -42,6 +45,27 @@ func (s *side) do(st step, archive []byte) (answer, error) {
 	}
 	if st.silent {
 		return answer{}, nil
+	}
+	return out, nil
+}
+
+// settle asks again until nothing runs any more: the end of a stream is not yet
+// the end of the process.
+func (s *side) settle(method, target string, out answer) (answer, error) {
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for bytes.Contains(out.body, []byte(`"Running":true`)) {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			return out, fmt.Errorf("%s does not settle: %s", target, out.body)
+		}
+		var err error
+		if out, err = s.send(method, target, "", nil); err != nil {
+			return out, err
+		}
 	}
 	return out, nil
 }

@@ -76,7 +76,7 @@ func nameOf(object map[string]any) string {
 	if port, ok := object["PrivatePort"]; ok {
 		return fmt.Sprintf("%v-%v-%v", object["Type"], port, object["PublicPort"])
 	}
-	for _, name := range []string{"Names", "Name", "Destination", "RepoTags"} {
+	for _, name := range []string{"Names", "Name", "Destination", "RepoTags", "Path"} {
 		if v, ok := object[name]; ok {
 			return normalText(strings.Trim(fmt.Sprint(v), "[]/"))
 		}
@@ -110,6 +110,9 @@ func show(path string, value any, shape bool) string {
 		panic(err) // it came from JSON
 	}
 	text := string(data)
+	if strings.HasSuffix(path, ".Processes") {
+		text = processID.ReplaceAllString(text, `["PID"`)
+	}
 	if volatileNumbers.MatchString(path) && text != "0" && text != "-1" && text != "null" {
 		return "NUMBER"
 	}
@@ -189,6 +192,9 @@ var volatile = []struct {
 	{regexp.MustCompile(`\b1[6-9][0-9]{8}(\.[0-9]+)?\b`), "UNIX"},
 	{regexp.MustCompile(`\b1[6-9][0-9]{17}\b`), "NANO"},
 }
+
+// processID is the first column of what top shows.
+var processID = regexp.MustCompile(`\["[0-9]+"`)
 
 const zeroTime = "0001-01-01T00:00:00Z"
 

@@ -17,11 +17,13 @@ import (
 // JSON to the line's end, or @busybox for an archive; indented lines go on with
 // it. NAME = FIELD saves a field of the answer; $NAME stands for it later.
 // shape compares the kinds of values instead of the values. "-" before the
-// first word plays the step without comparing.
+// first word plays the step without comparing; settle repeats it while the
+// answer has "Running":true.
 type step struct {
 	label  string
 	shape  bool
 	silent bool
+	settle bool
 	method string // empty: the stock client
 	target string // path and query, or the client's arguments
 	body   string
@@ -69,6 +71,7 @@ func readScene(path string) ([]step, error) {
 func parseStep(line string) (step, error) {
 	var st step
 	line, st.shape = strings.CutPrefix(line, "shape ")
+	line, st.settle = strings.CutPrefix(line, "settle ")
 	line, st.silent = strings.CutPrefix(line, "- ")
 	if rest, ok := strings.CutPrefix(line, "docker "); ok {
 		st.label, st.target = line, rest
