@@ -220,6 +220,7 @@ func (c *Container) steps(o *specs.Spec, terminal func(fd int) error) steps {
 // createHooks runs the hooks of the time before pivot_root.
 func (c *Container) createHooks(h *specs.Hooks, child *child) error {
 	state := c.hookState(specs.StateCreating, child.pid)
+	//lint:ignore SA1019 deprecated hooks are run all the same (runtime-spec config.md, "Prestart")
 	if err := c.runHooks("prestart", h.Prestart, state, 0, -1); err != nil {
 		return err
 	}
