@@ -98,6 +98,7 @@ func (e *Engine) resolve(req CreateRequest, img image.Image) (*config, []string,
 	if req.HostConfig != nil {
 		host = *req.HostConfig
 	}
+	host.LogConfig = e.fillLog(host.LogConfig)
 	if err := errors.Join(validateConfig(c), validateHost(&host), validateRequest(req.Config, &host)); err != nil {
 		return nil, nil, err
 	}
@@ -164,9 +165,6 @@ func applyDefaults(h *dcontainer.HostConfig) (warnings []string) {
 	noLabels(h)
 	if h.LogConfig.Config == nil {
 		h.LogConfig.Config = map[string]string{}
-	}
-	if h.LogConfig.Type == "" {
-		h.LogConfig.Type = "json-file"
 	}
 	if h.RestartPolicy.Name == "" {
 		h.RestartPolicy.Name = dcontainer.RestartPolicyDisabled
@@ -293,6 +291,9 @@ func (e *Engine) resolveLog(cfg *config, req CreateRequest) {
 	cfg.LogFormat, cfg.LogPath = req.LogFormat, req.LogPath
 	if cfg.LogFormat == "" {
 		cfg.LogFormat = cfg.HostConfig.LogConfig.Type
+	}
+	if cfg.LogFormat == "local" {
+		cfg.LogFormat = container.LogJSON
 	}
 	if cfg.LogFormat == "none" {
 		cfg.LogPath = ""

@@ -212,8 +212,6 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 	for field, h := range map[string]dcontainer.HostConfig{
 		"HostConfig.Links":             {Links: []string{"a:b"}},
 		"HostConfig.Cgroup":            {Cgroup: "container:x"},
-		"log driver \"syslog\"":        {LogConfig: dcontainer.LogConfig{Type: "syslog"}},
-		"log opt 'labels'":             {LogConfig: dcontainer.LogConfig{Type: "json-file", Config: map[string]string{"labels": "x"}}},
 		"HostConfig.Mounts.Type npipe": {Mounts: []dmount.Mount{{Type: dmount.TypeNamedPipe}}},
 	} {
 		if err := validateHost(&h); !errors.Is(err, problem.Unsupported) || !strings.Contains(err.Error(), field) {

@@ -12,7 +12,8 @@
 //	DIR/containers/ID/state.json    what happened last; replaced without waiting for the disk
 //	DIR/containers/ID/{upper,work}  the writable layer
 //	DIR/containers/ID/{hosts,hostname,resolv.conf}
-//	DIR/containers/ID/log           the output, unless the request names another file
+//	DIR/containers/ID/log           the output, unless the request names another file;
+//	                                log.1, log.2.gz ... when it was rotated
 //	DIR/containers/ID/...           the runtime's own records (spec, exit)
 //	DIR/sandboxes/ID/config.json    a pod's sandbox, and its files as above
 //	RUN/sandboxes/ID/{ipc,uts,shm}  a sandbox's pinned namespaces and shared memory
@@ -25,7 +26,8 @@
 // # Goroutines
 //
 // All are children of Run: one for each running container that waits for its
-// exit, one for each pending restart, one for each health check, and one for
+// exit, one for each pending restart, one for each health check, one that
+// compresses rotated logs, and one for
 // each removal of a network namespace that is off the hot path.
 //
 // # Locks
@@ -39,11 +41,14 @@ package engine
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+
+	dcontainer "github.com/moby/moby/api/types/container"
 
 	"gantry/engine/container"
 	"gantry/engine/image"
@@ -62,6 +67,9 @@ type Config struct {
 	Volumes  *volume.Store
 	Init     bool         // containers have an init unless they say otherwise
 	Logger   *slog.Logger // nil discards
+
+	LogDriver  string            // of containers that name none; empty: json-file
+	LogOptions map[string]string // of containers with that driver, where they say nothing
 }
 
 // Engine owns one host's containers. Its methods may be called concurrently.
@@ -71,7 +79,8 @@ type Engine struct {
 	cfg          Config
 	log          *slog.Logger
 	events       *eventLog
-	capabilities []string // that this host can give
+	compressor   *compressor // nil: rotated logs stay as they are
+	capabilities []string    // that this host can give
 
 	ready  chan struct{}
 	tasks  chan func(context.Context) // to be run by Run
@@ -90,6 +99,9 @@ type Engine struct {
 func New(cfg Config) (*Engine, error) {
 	if cfg.Dir == "" || cfg.RunDir == "" || cfg.Images == nil || cfg.Runtime == nil || cfg.Networks == nil || cfg.Volumes == nil {
 		return nil, problem.New(problem.Invalid, "engine: directories, images, runtime, networks and volumes are required")
+	}
+	if err := CheckLog(dcontainer.LogConfig{Type: cfg.LogDriver, Config: cfg.LogOptions}); err != nil {
+		return nil, fmt.Errorf("the default log driver: %w", err)
 	}
 	caps, err := possibleCapabilities()
 	if err != nil {

@@ -42,6 +42,9 @@ const codeLost = 255
 func (e *Engine) ended(ctx context.Context, r *record, this *run, exit container.Exit) {
 	cfg, st := r.view()
 	e.endHealth(r)
+	if this.unwatch != nil {
+		this.unwatch()
+	}
 	if err := e.disconnect(ctx, r.id, connection{st.Namespace, st.Endpoints, st.Publications}); err != nil {
 		e.log.Error("container disconnect", "container", r.id, "err", err)
 	}

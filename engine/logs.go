@@ -41,7 +41,7 @@ func (e *Engine) Logs(ctx context.Context, ref string, opts LogsOptions, emit fu
 		if err != nil {
 			return err
 		}
-		if err := emit(LogLine{Time: entry.Time, Stderr: entry.Stream == "stderr", Text: entry.Line}); err != nil {
+		if err := emit(LogLine{Time: entry.Time, Stderr: entry.Stream == "stderr", Text: entry.Line, Attrs: entry.Attrs}); err != nil {
 			return err
 		}
 	}

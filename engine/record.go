@@ -95,6 +95,7 @@ type run struct {
 	done    chan struct{} // closed when the exit has been recorded
 	readers *users        // of its output, and of its execs'
 	closed  chan struct{} // nobody watches the run any more: Engine.closed
+	unwatch func()        // ends what is done about its log; nil: nothing
 }
 
 func (e *Engine) newRun(proc *container.Container) *run {

@@ -67,6 +67,7 @@ func (e *Engine) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	e.beginCompression()
 	if err := e.loadSandboxes(ctx); err != nil {
 		return err
 	}

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
-	"github.com/docker/go-units"
 	dcontainer "github.com/moby/moby/api/types/container"
 	devents "github.com/moby/moby/api/types/events"
 	dmount "github.com/moby/moby/api/types/mount"
@@ -140,8 +138,12 @@ func (e *Engine) launch(ctx context.Context, r *record) (err error) {
 	if err != nil {
 		return err
 	}
+	log, err := logOf(cfg)
+	if err != nil {
+		return err
+	}
 	proc, err := e.cfg.Runtime.Create(ctx, container.Spec{
-		ID: r.id, Dir: r.dir, OCI: spec, Log: logOf(cfg),
+		ID: r.id, Dir: r.dir, OCI: spec, Log: log,
 		Overlay:   &container.Overlay{Lower: root[1:], Upper: root[0], Work: filepath.Join(r.dir, "work")},
 		OpenStdin: cfg.Config.OpenStdin, StdinOnce: cfg.Config.StdinOnce,
 	})
@@ -188,6 +190,9 @@ func (e *Engine) begin(ctx context.Context, r *record, proc *container.Container
 
 // supervise takes charge of a process that runs.
 func (e *Engine) supervise(r *record, this *run) {
+	if cfg := r.config(); cfg.compresses() {
+		this.unwatch = e.compressor.watch(cfg.LogPath)
+	}
 	r.mu.Lock()
 	r.run = this
 	r.mu.Unlock()
@@ -303,21 +308,6 @@ func (p mountPoint) makeSource() error {
 		return invalid("error while creating mount source path '%s': %w", p.Source, err)
 	}
 	return nil
-}
-
-func logOf(cfg *config) container.Log {
-	log := container.Log{Format: cfg.LogFormat, Path: cfg.LogPath}
-	// Both were validated when the container was created.
-	if size, err := units.RAMInBytes(cfg.HostConfig.LogConfig.Config["max-size"]); err == nil {
-		log.MaxBytes = size
-	}
-	if files, err := strconv.Atoi(cfg.HostConfig.LogConfig.Config["max-file"]); err == nil {
-		log.MaxFiles = files
-	}
-	if cfg.LogFormat == container.LogCRI {
-		log.MaxBytes = -1 // the kubelet rotates
-	}
-	return log
 }
 
 // startFailure is a runtime's error in the reference's frame, which the stock

@@ -95,7 +95,8 @@ type LogsOptions struct {
 type LogLine struct {
 	Time   time.Time
 	Stderr bool
-	Text   []byte // with its newline, if it had one; valid until the callback returns
+	Text   []byte            // with its newline, if it had one; valid until the callback returns
+	Attrs  map[string]string // what the log's options tag it with
 }
 
 // EventsOptions selects events.

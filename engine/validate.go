@@ -4,10 +4,8 @@ import (
 	"path"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/docker/go-units"
 	dcontainer "github.com/moby/moby/api/types/container"
 	dmount "github.com/moby/moby/api/types/mount"
 	dnetwork "github.com/moby/moby/api/types/network"
@@ -142,33 +140,6 @@ func validatePlatform(h *dcontainer.HostConfig) error {
 			return invalid("Unknown option %s", name)
 		}
 		return invalid("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
-	}
-	return nil
-}
-
-func validateLog(h *dcontainer.HostConfig) error {
-	switch h.LogConfig.Type {
-	case "", "json-file":
-	case "none":
-		if len(h.LogConfig.Config) > 0 {
-			return invalid("options are not supported by the log driver none")
-		}
-	default:
-		return problem.New(problem.Unsupported, "the log driver %q is not supported by this version of Gantry; use json-file or none", h.LogConfig.Type)
-	}
-	for name, value := range h.LogConfig.Config {
-		switch name {
-		case "max-size":
-			if n, err := units.RAMInBytes(value); err != nil || n <= 0 {
-				return invalid("invalid value for log opt max-size: %q", value)
-			}
-		case "max-file":
-			if n, err := strconv.Atoi(value); err != nil || n < 1 {
-				return invalid("max-file cannot be less than 1")
-			}
-		default:
-			return problem.New(problem.Unsupported, "log opt '%s' for json-file is not supported by this version of Gantry", name)
-		}
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -118,9 +119,14 @@ func (s *server) openHost() (h *host, err error) {
 	if err != nil {
 		return h, err
 	}
+	logOptions, err := s.logOptions()
+	if err != nil {
+		return h, err
+	}
 	h.engine, err = engine.New(engine.Config{
 		Dir: s.cfg.DataDir, RunDir: s.cfg.RunDir, Images: h.images, Runtime: h.runtime,
 		Networks: h.networks, Volumes: h.volumes, Logger: logger("engine"), Init: s.cfg.Init,
+		LogDriver: s.cfg.LogDriver, LogOptions: logOptions,
 	})
 	if err != nil {
 		return h, err
@@ -140,6 +146,19 @@ func (s *server) openHost() (h *host, err error) {
 		Version: version.Version, DataDir: s.cfg.DataDir, Logger: logger("dockerapi"),
 	})
 	return h, nil
+}
+
+// logOptions reads the options of the default log driver.
+func (s *server) logOptions() (map[string]string, error) {
+	options := map[string]string{}
+	for _, option := range s.cfg.LogOptions {
+		name, value, ok := strings.Cut(option, "=")
+		if !ok {
+			return nil, &problem.UserError{Op: "read settings", Err: problem.New(problem.Invalid, "invalid log opt %q", option), Try: "write it as NAME=VALUE"}
+		}
+		options[name] = value
+	}
+	return options, nil
 }
 
 // openCRI returns the engine as the kubelet wants it, and serves it on a socket

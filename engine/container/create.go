@@ -136,7 +136,7 @@ func (c *Container) create(ctx context.Context, s *Spec, process *wire.Process, 
 		return err
 	}
 	message := wire.Create{Process: *process, LogFormat: s.Log.Format, LogPath: s.Log.Path, MaxBytes: s.Log.MaxBytes,
-		MaxFiles: s.Log.MaxFiles, ExitPath: exitPath(s.Dir), OOMPath: c.group.OOMFile()}
+		MaxFiles: s.Log.MaxFiles, LogAttrs: s.Log.Attrs, LogBuffer: s.Log.Buffer, ExitPath: exitPath(s.Dir), OOMPath: c.group.OOMFile()}
 	if process.Clone&unix.CLONE_NEWPID == 0 {
 		message.KillPath = c.group.ProcsFile()
 	}

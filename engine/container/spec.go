@@ -43,8 +43,10 @@ const (
 type Log struct {
 	Format   string // LogJSON, LogCRI or LogNone; empty means LogNone
 	Path     string
-	MaxBytes int64 // of one file; 0 means 20 MiB, -1 no bound
-	MaxFiles int   // the current one included; 0 means 5
+	MaxBytes int64  // of one file; 0 means 20 MiB, -1 no bound
+	MaxFiles int    // the current one included; 0 means 5
+	Attrs    string // JSON object that each LogJSON entry carries; empty: none
+	Buffer   int64  // bytes of output that may wait for the log before more is dropped; 0: output waits
 }
 
 // Exit is how a container or an exec ended.

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"gantry/engine"
@@ -146,7 +149,8 @@ func (c *call) logs() error {
 			line = append(line, ' ')
 		}
 		if details {
-			line = append(line, ' ') // the log options that would stand here are refused at creation
+			line = append(line, attributes(l.Attrs)...)
+			line = append(line, ' ')
 		}
 		line = append(line, l.Text...)
 		to := out
@@ -156,6 +160,16 @@ func (c *call) logs() error {
 		_, err := to.Write(line)
 		return err
 	})
+}
+
+// attributes writes what a log's entry is tagged with as the reference does.
+func attributes(attrs map[string]string) string {
+	var words []string
+	for name, value := range attrs {
+		words = append(words, url.QueryEscape(name)+"="+url.QueryEscape(value))
+	}
+	slices.Sort(words)
+	return strings.Join(words, ",")
 }
 
 func (c *call) logsOptions() (opts engine.LogsOptions, err error) {

@@ -29,6 +29,10 @@ type Config struct {
 	Init       bool     `json:"init,omitempty"`        // containers have an init unless they say otherwise
 	LogLevel   string   `json:"log-level,omitempty"`   // debug, info, warn or error; default info
 
+	// Logs of containers that ask for no driver, or for no other.
+	LogDriver  string   `json:"log-driver,omitempty"` // default json-file
+	LogOptions []string `json:"log-opt,omitempty"`    // NAME=VALUE
+
 	// The registry that is served.
 	RegistryListen  string `json:"registry-listen,omitempty"`   // default DefaultRegistry, and off where its port is taken
 	RegistryUsers   string `json:"registry-users,omitempty"`    // file; required beyond loopback

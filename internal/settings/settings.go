@@ -41,6 +41,8 @@ func Register(set *pflag.FlagSet) *Flags {
 	set.StringSlice("registry-mirror", nil, "[HOST=]URL of a mirror that pulls try first; without HOST of docker.io")
 	set.StringSlice("insecure-registry", nil, "HOST[:PORT] or CIDR of registries whose certificates are not verified, or that speak plain HTTP")
 	set.Bool("init", false, "containers have an init unless they say otherwise, as with docker run --init")
+	set.String("log-driver", "", "log driver of containers that name none (default json-file)")
+	set.StringArray("log-opt", nil, "NAME=VALUE, an option of the default log driver; may be repeated")
 	set.String("log-level", "", "debug, info, warn or error (default info)")
 	set.StringSliceP("host", "H", nil, "where the Docker API is served too: unix://PATH or tcp://ADDRESS:PORT")
 	set.Bool("tls", false, "use TLS on tcp:// hosts; implied by --tlsverify")
@@ -56,6 +58,7 @@ func Register(set *pflag.FlagSet) *Flags {
 var given = []string{
 	"data-dir", "run-dir", "api-listen", "http-listen", "registry-listen", "registry-users",
 	"registry-tls-cert", "registry-tls-key", "registry-certs", "registry-mirror", "insecure-registry", "disable", "init", "log-level", "config",
+	"log-driver", "log-opt",
 	"host", "tls", "tlsverify", "tlscacert", "tlscert", "tlskey",
 }
 
@@ -87,7 +90,7 @@ func (f *Flags) Read() (instance.Config, error) {
 	}
 	for flag, into := range map[string]*string{
 		"instance": &cfg.Name, "data-dir": &cfg.DataDir, "run-dir": &cfg.RunDir,
-		"api-listen": &cfg.APIListen, "http-listen": &cfg.HTTPListen, "log-level": &cfg.LogLevel,
+		"api-listen": &cfg.APIListen, "http-listen": &cfg.HTTPListen, "log-level": &cfg.LogLevel, "log-driver": &cfg.LogDriver,
 		"tlscacert": &cfg.TLSCACert, "tlscert": &cfg.TLSCert, "tlskey": &cfg.TLSKey,
 		"registry-listen": &cfg.RegistryListen, "registry-users": &cfg.RegistryUsers,
 		"registry-tls-cert": &cfg.RegistryTLSCert, "registry-tls-key": &cfg.RegistryTLSKey,
@@ -103,6 +106,9 @@ func (f *Flags) Read() (instance.Config, error) {
 		if f.set.Changed(flag) {
 			*into, _ = f.set.GetStringSlice(flag) // it is one: registered above
 		}
+	}
+	if f.set.Changed("log-opt") {
+		cfg.LogOptions, _ = f.set.GetStringArray("log-opt") // it is one: registered above
 	}
 	if f.set.Changed("init") {
 		cfg.Init, _ = f.set.GetBool("init") // it is one: registered above
@@ -151,6 +157,12 @@ func Arguments(cfg instance.Config) []string {
 	args := []string{
 		"--instance=" + cfg.Name, "--data-dir=" + cfg.DataDir, "--run-dir=" + cfg.RunDir,
 		"--api-listen=" + cfg.APIListen, "--http-listen=" + cfg.HTTPListen, "--log-level=" + cfg.LogLevel,
+	}
+	if cfg.LogDriver != "" {
+		args = append(args, "--log-driver="+cfg.LogDriver)
+	}
+	for _, option := range cfg.LogOptions {
+		args = append(args, "--log-opt="+option) // one each: values have commas
 	}
 	if cfg.Init {
 		args = append(args, "--init")

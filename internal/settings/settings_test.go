@@ -88,3 +88,17 @@ func TestDockersHostsAndCertificates(t *testing.T) {
 		t.Errorf("Arguments does not give the settings back (-want +got):\n%s", diff)
 	}
 }
+
+func TestLogOptionsSurviveTheCommandLine(t *testing.T) {
+	want, err := read(t, "--instance=x", "--log-driver=local", "--log-opt=max-size=1m", "--log-opt", "labels=a,b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"max-size=1m", "labels=a,b"}, want.LogOptions); diff != "" || want.LogDriver != "local" {
+		t.Errorf("driver %q, options (-want +got):\n%s", want.LogDriver, diff)
+	}
+	got, err := read(t, Arguments(want)...)
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}

@@ -38,7 +38,7 @@ type logWriter struct {
 	torn bool      // the file does not end in a newline
 	rest [2][]byte // the begun line of stdout and stderr
 	out  []byte    // reused
-	lost bool      // the last write failed: entries are missing
+	lost bool      // a write failed: entries are missing
 
 	queue *logQueue // nil: output waits for the log
 }
@@ -103,6 +103,7 @@ func (w *logWriter) record(now time.Time, stream wire.Stream, data []byte) {
 	w.out = w.out[:0]
 	if w.lost {
 		w.entry(now, wire.Stderr, []byte(lostMark), true)
+		w.lost = false // unless this is lost too
 	}
 	rest := &w.rest[stream-1]
 	for len(data) > 0 {
@@ -206,27 +207,54 @@ func appendEscaped(b, s []byte) []byte {
 	return b
 }
 
-// flush writes out to the file, rotating first where it would grow too long.
+// flush writes out to the file, rotating where it would grow too long: a file is
+// longer than it may be only by its first entry.
 func (w *logWriter) flush() {
-	if len(w.out) == 0 {
-		return
+	for rest := w.out; len(rest) > 0; {
+		n := w.fits(rest)
+		if n == 0 {
+			before := w.file
+			if w.rotate(); w.file == before && w.size > 0 {
+				n = len(rest) // it could not: better a long log than none
+			} else {
+				n = max(w.fits(rest), bytes.IndexByte(rest, '\n')+1)
+			}
+		}
+		w.append(rest[:n])
+		rest = rest[n:]
 	}
-	if w.maxBytes > 0 && w.size > 0 && w.size+int64(len(w.out)) > w.maxBytes {
-		w.rotate()
-	}
-	if w.torn {
-		// A reader skips the torn line; it must not swallow this one too.
-		w.out = append(w.out, 0)
-		copy(w.out[1:], w.out)
-		w.out[0] = '\n'
-	}
-	n, err := w.file.Write(w.out)
-	w.size += int64(n)
-	w.torn = err != nil && (n > 0 || w.torn)
-	w.lost = err != nil
 	if cap(w.out) > 4*maxLine {
 		w.out = nil
 	}
+}
+
+// fits returns the length of the entries that the file has room for.
+func (w *logWriter) fits(entries []byte) int {
+	room := w.maxBytes - w.size
+	if w.maxBytes <= 0 || room >= int64(len(entries)) {
+		return len(entries)
+	}
+	n := bytes.LastIndexByte(entries[:max(room, 0)], '\n') + 1
+	if n == 0 && w.size == 0 {
+		n = bytes.IndexByte(entries, '\n') + 1
+	}
+	return n
+}
+
+func (w *logWriter) append(entries []byte) {
+	if w.torn {
+		// A reader skips the torn line; it must not swallow this one too.
+		if _, err := w.file.Write([]byte{'\n'}); err != nil {
+			w.lost = true
+			return
+		}
+		w.size++
+		w.torn = false
+	}
+	n, err := w.file.Write(entries)
+	w.size += int64(n)
+	w.torn = err != nil && n > 0
+	w.lost = w.lost || err != nil
 }
 
 // reopen opens the log again by name.

@@ -1,0 +1,153 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/engine/container/logfile"
+)
+
+// compressor compresses the files that containers' logs leave when they are
+// rotated, one at a time: it is told of them by the directories' changes.
+type compressor struct {
+	log     *slog.Logger
+	inotify *os.File
+
+	mu    sync.Mutex
+	paths map[int32]string // of logs, by the watch on their directory
+}
+
+func newCompressor(log *slog.Logger) (*compressor, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("watch rotated logs: %w", err)
+	}
+	return &compressor{log: log, inotify: os.NewFile(uintptr(fd), "inotify"), paths: map[int32]string{}}, nil
+}
+
+// watch begins to look after the log at path, and returns what ends that.
+func (c *compressor) watch(path string) func() {
+	if c == nil {
+		return func() {}
+	}
+	var watch int
+	err := c.control(func(fd int) (err error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		watch, err = unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_MOVED_TO|unix.IN_ONLYDIR)
+		if err == nil {
+			c.paths[int32(watch)] = path
+		}
+		return err
+	})
+	if err != nil {
+		c.log.Warn("rotated logs stay uncompressed", "path", path, "err", err)
+		return func() {}
+	}
+	return func() {
+		_ = c.control(func(fd int) error {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			delete(c.paths, int32(watch))
+			_, err := unix.InotifyRmWatch(fd, uint32(watch))
+			return err // it is gone already when the directory is
+		})
+	}
+}
+
+func (c *compressor) control(do func(fd int) error) error {
+	raw, err := c.inotify.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var done error
+	if err := raw.Control(func(fd uintptr) { done = do(int(fd)) }); err != nil {
+		return err
+	}
+	return done
+}
+
+// run compresses what an earlier process left, and then what is rotated, until
+// ctx ends.
+func (c *compressor) run(ctx context.Context, left []string) {
+	stop := context.AfterFunc(ctx, func() { _ = c.inotify.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	defer c.inotify.Close()
+	for _, path := range left {
+		c.compress(path)
+	}
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := c.inotify.Read(buf)
+		if err != nil {
+			return // ctx has ended
+		}
+		for _, path := range c.rotated(buf[:n]) {
+			c.compress(path)
+		}
+	}
+}
+
+// rotated returns the logs that events are about.
+func (c *compressor) rotated(events []byte) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	seen := map[string]bool{}
+	var paths []string
+	for len(events) >= unix.SizeofInotifyEvent {
+		watch := int32(binary.NativeEndian.Uint32(events))
+		size := int(binary.NativeEndian.Uint32(events[12:]))
+		name, _, _ := strings.Cut(string(events[unix.SizeofInotifyEvent:][:size]), "\x00")
+		events = events[unix.SizeofInotifyEvent+size:]
+		path := c.paths[watch]
+		if path != "" && !seen[path] && logfile.IsRotated(filepath.Base(path), name) {
+			seen[path] = true
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+func (c *compressor) compress(path string) {
+	if err := logfile.Compress(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.log.Warn("rotated logs stay uncompressed for now", "path", path, "err", err)
+	}
+}
+
+// beginCompression starts the compressor. Without one, for want of an inotify
+// instance, logs are bounded all the same.
+func (e *Engine) beginCompression() {
+	c, err := newCompressor(e.log)
+	if err != nil {
+		e.log.Warn("rotated logs stay uncompressed", "err", err)
+		return
+	}
+	e.compressor = c
+	var left []string
+	for _, r := range e.all() {
+		if cfg := r.config(); cfg.compresses() {
+			left = append(left, cfg.LogPath)
+		}
+	}
+	e.spawn(func(ctx context.Context) { c.run(ctx, left) })
+}
+
+// compresses tells whether the container's rotated logs are to be compressed.
+func (c *config) compresses() bool {
+	if c.LogFormat != "json-file" {
+		return false
+	}
+	bounds, err := parseLog(c.HostConfig.LogConfig)
+	return err == nil && bounds.compress
+}
