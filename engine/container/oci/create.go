@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -38,7 +39,7 @@ const cleanTimeout = 30 * time.Second
 //
 // Errors: Exists, Invalid, Unsupported. Nothing is left after an error.
 func (r *Runtime) Create(opts CreateOptions) error {
-	c, child, err := r.create(opts, true, nil)
+	c, child, _, err := r.create(opts, true, nil)
 	if err != nil {
 		return err
 	}
@@ -51,27 +52,31 @@ func (r *Runtime) Create(opts CreateOptions) error {
 
 // create goes along with the container's process until all is done but the exec.
 // terminal takes the terminal where no console socket does.
-func (r *Runtime) create(opts CreateOptions, fifo bool, terminal func(fd int) error) (*Container, *child, error) {
+func (r *Runtime) create(opts CreateOptions, fifo bool, terminal func(fd int) error) (*Container, *child, *specs.Spec, error) {
+	// While the bundle is read.
+	var warm sync.WaitGroup
+	warm.Go(r.host.Warm)
+	defer warm.Wait()
 	c, o, raw, err := r.load(&opts)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if err := checkTerminal(o.Process.Terminal, opts.ConsoleSocket, terminal); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if err := r.prepare(); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	unlock, err := c.claim(raw)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	defer unlock()
 	child, err := c.launch(o, &opts, fifo, terminal)
 	if err != nil {
-		return nil, nil, errors.Join(err, c.undo(child, o))
+		return nil, nil, nil, errors.Join(err, c.undo(child, o))
 	}
-	return c, child, nil
+	return c, child, o, nil
 }
 
 // load reads and checks the bundle.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,12 +36,12 @@ func (r *Runtime) Run(opts RunOptions) (int, error) {
 	if f != nil {
 		take = f.take
 	}
-	c, child, err := r.create(opts.CreateOptions, false, take)
+	c, child, o, err := r.create(opts.CreateOptions, false, take)
 	if err != nil {
 		f.close()
 		return 0, err
 	}
-	if err := c.startNow(child); err != nil {
+	if err := c.startNow(o, child); err != nil {
 		f.close()
 		return 0, err
 	}
@@ -55,17 +56,13 @@ func (r *Runtime) Run(opts RunOptions) (int, error) {
 }
 
 // startNow is Start by the process that created the container.
-func (c *Container) startNow(child *child) error {
-	o, err := c.config()
-	if err != nil {
-		return errors.Join(err, c.undo(child, nil))
-	}
+func (c *Container) startNow(o *specs.Spec, child *child) error {
 	if o.Hooks != nil {
 		if err := c.startContainerHooks(o, child.pidfd); err != nil {
 			return errors.Join(err, c.undo(child, o))
 		}
 	}
-	err = child.letGo()
+	err := child.letGo()
 	if err == nil {
 		_, err = child.next()
 	}
