@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 deprecated hooks are run, and so tried, all the same
+
 package oci_test
 
 import (
