@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -28,6 +29,9 @@ func Isolate(m *testing.M) int {
 		return m.Run()
 	}
 	if os.Getenv(isolated) != "" {
+		// As the daemon does: the main thread never ends, so a goroutine that
+		// enters a namespace on it would hold that namespace for good.
+		runtime.LockOSThread()
 		if err := prepareIsolated(); err != nil {
 			fmt.Fprintln(os.Stderr, "isolate tests:", err)
 			return 1
