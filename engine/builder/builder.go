@@ -109,29 +109,6 @@ func New(cfg Config) (*Builder, error) {
 // Close writes the cache. No build may be running.
 func (b *Builder) Close() error { return b.cache.Close() }
 
-// PruneReport is what Prune did.
-type PruneReport struct {
-	Entries   int   // results forgotten
-	Reclaimed int64 // bytes of layers that nothing else had
-}
-
-// Prune forgets results that were not used since before, and removes the layers
-// that only they had, and the directories of cache mounts that no step uses. The
-// zero time forgets no result.
-func (b *Builder) Prune(ctx context.Context, before time.Time) (PruneReport, error) {
-	r := PruneReport{Entries: b.cache.prune(before)}
-	if err := b.cache.flush(); err != nil {
-		return r, err
-	}
-	mounts, err := b.caches.prune(filepath.Join(b.cfg.Dir, "mounts"))
-	if err != nil {
-		return r, err
-	}
-	r.Reclaimed, err = b.cfg.Images.Collect(ctx)
-	r.Reclaimed += mounts
-	return r, err
-}
-
 // Build makes an image and returns its ID. progress may be nil; it is called
 // from one goroutine at a time, and not after Build has returned. When ctx ends,
 // Build stops and leaves nothing behind but what is in the cache.

@@ -182,31 +182,6 @@ func (c *cache) flush() error {
 	})
 }
 
-// prune forgets the entries that were not used since before, and gives up the
-// layers that no other entry has.
-func (c *cache) prune(before time.Time) (dropped int) {
-	c.mu.Lock()
-	kept := map[digest.Digest]bool{}
-	var gone []digest.Digest
-	for k, r := range c.entries {
-		if r.Used.After(before) {
-			kept[r.Layer] = true
-			continue
-		}
-		delete(c.entries, k)
-		c.dirty[k] = true
-		dropped++
-		gone = append(gone, r.Layer)
-	}
-	c.mu.Unlock()
-	for _, l := range gone {
-		if l != "" && !kept[l] {
-			c.images.EndLease(cacheLease, l)
-		}
-	}
-	return dropped
-}
-
 // makeDir makes the builder's directory and empties its temporary one.
 func makeDir(dir string) error {
 	tmp := filepath.Join(dir, "tmp")

@@ -89,7 +89,7 @@ func TestCacheSurvivesARestartAndLosesWhatIsGone(t *testing.T) {
 	if _, err := b.images.Remove(ctx, "x", image.RemoveOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	report, err := b.Prune(ctx, time.Now().Add(time.Hour))
+	report, err := b.Prune(ctx, PruneOptions{Before: time.Now().Add(time.Hour), Mounts: true})
 	if err != nil || report.Entries < 2 || report.Reclaimed == 0 {
 		t.Errorf("Prune = %+v, %v", report, err)
 	}

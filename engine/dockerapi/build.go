@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/distribution/reference"
 	"github.com/docker/go-units"
@@ -172,21 +171,6 @@ func buildLimits(q query, l *builder.Limits) error {
 		l.Ulimits = append(l.Ulimits, builder.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
 	}
 	return nil
-}
-
-// pruneBuilds forgets what the build cache has.
-func (c *call) pruneBuilds() error {
-	if c.cfg.Builder == nil {
-		return problem.New(problem.Unsupported, "building is turned off")
-	}
-	if err := c.query.refuse("keep-storage", "reserved-space", "max-used-space", "min-free-space", "filters"); err != nil {
-		return err
-	}
-	report, err := c.cfg.Builder.Prune(c.r.Context(), time.Now())
-	if err != nil {
-		return err
-	}
-	return c.answer(200, dbuild.CachePruneReport{CachesDeleted: []string{}, SpaceReclaimed: uint64(report.Reclaimed)})
 }
 
 // runningBuilds are the builds that their clients have named.

@@ -19,9 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"gantry/engine"
-	"gantry/engine/builder"
 	"gantry/engine/image"
-	"gantry/internal/problem"
 )
 
 func (c *call) listImages() error {
@@ -43,11 +41,24 @@ func (c *call) listImages() error {
 	}
 	parents := parentsOf(images)
 	list := []dimage.Summary{}
+	var shared map[digest.Digest]int64
+	if c.query.bool("shared-size") {
+		if shared, err = c.sharedSizes(images); err != nil {
+			return err
+		}
+	}
 	for _, img := range images {
 		hidden := len(img.RepoTags) == 0 && len(img.RepoDigests) == 0 && parents[img.ID]
-		if (all || !hidden) && keep(img) {
-			list = append(list, c.imageSummary(img))
+		if !all && hidden || !keep(img) {
+			continue
 		}
+		img.RepoTags = matchingNames(img.RepoTags, filters["reference"])
+		img.RepoDigests = matchingNames(img.RepoDigests, filters["reference"])
+		summary := c.imageSummary(img)
+		if shared != nil {
+			summary.SharedSize = shared[img.ID]
+		}
+		list = append(list, summary)
 	}
 	slices.SortStableFunc(list, func(a, b dimage.Summary) int { return cmp.Compare(b.Created, a.Created) })
 	if c.version.less(1, 44) {
@@ -120,17 +131,29 @@ func (c *call) imageFilter(f engine.Filters) (func(image.Image) bool, error) {
 }
 
 func matchesReference(img image.Image, pattern string) bool {
-	return slices.ContainsFunc(img.RepoTags, func(tag string) bool {
-		named, err := reference.ParseNormalizedNamed(tag)
-		if err != nil {
-			return false
-		}
-		match, err := reference.FamiliarMatch(pattern, named)
-		if err == nil && match {
-			return true
-		}
-		match, err = reference.FamiliarMatch(pattern, reference.TrimNamed(named))
-		return err == nil && match
+	return slices.ContainsFunc(img.RepoTags, func(tag string) bool { return matchesName(tag, pattern) })
+}
+
+func matchesName(name, pattern string) bool {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return false
+	}
+	match, err := reference.FamiliarMatch(pattern, named)
+	if err == nil && match {
+		return true
+	}
+	match, err = reference.FamiliarMatch(pattern, reference.TrimNamed(named))
+	return err == nil && match
+}
+
+// matchingNames returns those of an image's names that a list by reference shows.
+func matchingNames(names, patterns []string) []string {
+	if len(patterns) == 0 {
+		return names
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return !slices.ContainsFunc(patterns, func(pattern string) bool { return matchesName(name, pattern) })
 	})
 }
 
@@ -138,7 +161,7 @@ func (c *call) inspectImage() error {
 	if err := c.query.refuse("manifests"); err != nil {
 		return err
 	}
-	img, err := c.cfg.Images.Resolve(c.r.Context(), c.vars[0])
+	img, err := c.resolvePlatform(c.vars[0])
 	if err != nil {
 		return err
 	}
@@ -176,6 +199,9 @@ func (c *call) inspectImage() error {
 }
 
 func (c *call) history() error {
+	if _, err := c.resolvePlatform(c.vars[0]); err != nil {
+		return err
+	}
 	entries, err := c.cfg.Images.History(c.r.Context(), c.vars[0])
 	if err != nil {
 		return err
@@ -275,33 +301,8 @@ func (c *call) pruneImages() error {
 	if err != nil {
 		return err
 	}
+	c.pruned(devents.ImageEventType, report.Reclaimed)
 	return c.answer(http.StatusOK, dimage.PruneReport{ImagesDeleted: c.deletions(report.Deleted), SpaceReclaimed: uint64(report.Reclaimed)})
-}
-
-func (c *call) saveImages() error {
-	if err := c.query.refuse("platform"); err != nil {
-		return err
-	}
-	refs := c.vars
-	if len(refs) == 0 {
-		refs = c.query.Values["names"]
-	}
-	if len(refs) == 0 {
-		return invalid("no images named")
-	}
-	for _, ref := range refs {
-		if _, err := c.cfg.Images.Resolve(c.r.Context(), ref); err != nil && !repository(ref) {
-			return err
-		}
-	}
-	c.w.Header().Set("Content-Type", "application/x-tar")
-	return c.cfg.Images.Save(c.r.Context(), begins{c}, refs)
-}
-
-// repository tells whether ref may name all the tags of a repository.
-func repository(ref string) bool {
-	named, err := reference.ParseNormalizedNamed(ref)
-	return err == nil && reference.IsNameOnly(named)
 }
 
 // begins notes that the answer has begun.
@@ -364,103 +365,4 @@ func (p *progress) end(err error) error {
 	return p.failed
 }
 
-func (c *call) loadImages() error {
-	if err := c.query.refuse("platform"); err != nil {
-		return err
-	}
-	out := c.progress()
-	quiet := c.query.bool("quiet")
-	images, err := c.cfg.Images.Load(c.r.Context(), c.r.Body, func(ev image.Event) {
-		switch {
-		case ev.Stream != "":
-			out.send(jsonstream.Message{Stream: ev.Stream})
-		case !quiet:
-			out.send(jsonstream.Message{
-				Status: ev.Status, ID: shortID(ev.Layer.Encoded()), Progress: &jsonstream.Progress{Current: ev.Current, Total: ev.Total},
-			})
-		}
-	})
-	for _, img := range images {
-		c.cfg.Engine.Emit(devents.ImageEventType, devents.ActionLoad, img.ID.String(), map[string]string{"name": img.ID.String()})
-	}
-	return out.end(err)
-}
-
 func shortID(id string) string { return id[:min(12, len(id))] }
-
-// createImage pulls, or imports an archive.
-func (c *call) createImage() error {
-	if from := c.query.Get("fromImage"); from != "" {
-		return c.pullImage(from)
-	}
-	source := c.query.Get("fromSrc")
-	if source != "-" {
-		return problem.New(problem.Unsupported, "importing from %q is not supported by this version of Gantry; send the archive itself (-)", source)
-	}
-	platform, err := c.platform()
-	if err != nil {
-		return err
-	}
-	ref, err := nameAndTag(c.query.Get("repo"), c.query.Get("tag"))
-	if err != nil {
-		return err
-	}
-	opts := image.ImportOptions{Ref: ref, Message: c.query.Get("message"), Source: source}
-	if platform != nil {
-		opts.Config.Platform = *platform
-	}
-	if opts.Config, err = builder.Changes(opts.Config, c.query.Values["changes"]); err != nil {
-		return err
-	}
-	id, err := c.cfg.Images.Import(c.r.Context(), c.r.Body, opts)
-	if err != nil {
-		return err
-	}
-	c.cfg.Engine.Emit(devents.ImageEventType, devents.ActionImport, id.String(), map[string]string{"name": ref})
-	out := c.progress()
-	out.send(jsonstream.Message{Status: id.String()})
-	return out.end(nil)
-}
-
-func (c *call) imageUsage() (*dimage.DiskUsage, error) {
-	images, err := c.cfg.Images.List(c.r.Context())
-	if err != nil {
-		return nil, err
-	}
-	users := c.cfg.Engine.Usage()
-	usage := &dimage.DiskUsage{Items: []dimage.Summary{}, TotalCount: int64(len(images))}
-	sizes, sharers := map[digest.Digest]int64{}, map[digest.Digest]int{}
-	for _, img := range images {
-		for _, id := range img.Layers {
-			layer, err := c.cfg.Images.Layer(c.r.Context(), id)
-			if err != nil {
-				return nil, err
-			}
-			sizes[id] = layer.Bytes
-			sharers[id]++
-		}
-	}
-	for _, bytes := range sizes {
-		usage.TotalSize += bytes
-	}
-	usage.Reclaimable = usage.TotalSize
-	counted := map[digest.Digest]bool{}
-	for _, img := range images {
-		summary := c.imageSummary(img)
-		summary.Containers, summary.SharedSize = int64(users[summary.ID]), 0
-		for _, id := range img.Layers {
-			if sharers[id] > 1 {
-				summary.SharedSize += sizes[id]
-			}
-			if summary.Containers > 0 && !counted[id] {
-				counted[id] = true
-				usage.Reclaimable -= sizes[id]
-			}
-		}
-		if summary.Containers > 0 {
-			usage.ActiveCount++
-		}
-		usage.Items = append(usage.Items, summary)
-	}
-	return usage, nil
-}

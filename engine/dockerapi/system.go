@@ -252,7 +252,9 @@ func (c *call) diskUsage() error {
 		}
 	}
 	if wanted(dsystem.BuildCacheObject) {
-		usage.BuildCacheUsage = &dbuild.DiskUsage{}
+		if usage.BuildCacheUsage, err = c.buildUsage(); err != nil {
+			return err
+		}
 	}
 	if c.version.less(1, 52) {
 		return c.answer(http.StatusOK, oldUsage(usage))
@@ -273,6 +275,9 @@ func withoutItems(usage *dsystem.DiskUsage) {
 	if usage.VolumeUsage != nil {
 		usage.VolumeUsage.Items = nil
 	}
+	if usage.BuildCacheUsage != nil {
+		usage.BuildCacheUsage.Items = nil
+	}
 }
 
 func oldUsage(usage dsystem.DiskUsage) legacyUsage {
@@ -285,6 +290,9 @@ func oldUsage(usage dsystem.DiskUsage) legacyUsage {
 	}
 	if u := usage.VolumeUsage; u != nil {
 		old.Volumes = u.Items
+	}
+	if u := usage.BuildCacheUsage; u != nil {
+		old.BuilderSize, old.BuildCache = u.TotalSize, u.Items
 	}
 	return old
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 
 	"gantry/internal/problem"
@@ -28,11 +29,17 @@ const (
 // Load reads images from an archive that docker save wrote, or from an OCI
 // layout in a tar archive; either may be compressed, and so may the layers. It
 // is all or nothing. Layers are unpacked as they stream by. progress may be nil.
-func (s *Store) Load(ctx context.Context, r io.Reader, progress func(Event)) (_ []Image, err error) {
+func (s *Store) Load(ctx context.Context, r io.Reader, progress func(Event)) ([]Image, error) {
+	return s.LoadFor(ctx, r, nil, progress)
+}
+
+// LoadFor is Load of those images of an archive that are for one of platforms; of
+// all when there are none. Errors: NotFound if no image is.
+func (s *Store) LoadFor(ctx context.Context, r io.Reader, platforms []ocispec.Platform, progress func(Event)) (_ []Image, err error) {
 	if progress == nil {
 		progress = func(Event) {}
 	}
-	l := &loader{store: s, progress: progress, lease: "load " + random(), contents: contents{
+	l := &loader{store: s, progress: progress, platforms: platforms, lease: "load " + random(), contents: contents{
 		documents: map[string][]byte{}, layers: map[string]blobLayer{}, links: map[string]string{},
 	}}
 	defer s.EndLease(l.lease)
@@ -50,11 +57,12 @@ func (s *Store) Load(ctx context.Context, r io.Reader, progress func(Event)) (_ 
 
 // loader is one running Load.
 type loader struct {
-	store    *Store
-	progress func(Event)
-	lease    string
-	unpacked []*unpacked
-	read     int64 // bytes of documents
+	store     *Store
+	progress  func(Event)
+	platforms []ocispec.Platform
+	lease     string
+	unpacked  []*unpacked
+	read      int64 // bytes of documents
 	contents
 }
 
@@ -162,6 +170,9 @@ func (l *loader) finish(ctx context.Context) ([]Image, error) {
 	if len(images) == 0 {
 		return nil, problem.New(problem.Invalid, "invalid archive: there is no image in it")
 	}
+	if images, err = l.wanted(images); err != nil {
+		return nil, err
+	}
 	for _, f := range images {
 		if err := l.verify(f); err != nil {
 			return nil, err
@@ -197,6 +208,29 @@ func (l *loader) finish(ctx context.Context) ([]Image, error) {
 		l.progress(Event{Stream: line})
 	}
 	return out, nil
+}
+
+// wanted returns the images for one of the platforms that are asked for.
+func (l *loader) wanted(images []found) ([]found, error) {
+	if len(l.platforms) == 0 {
+		return images, nil
+	}
+	var kept []found
+	var is ocispec.Platform
+	for _, f := range images {
+		var config Spec
+		if err := json.Unmarshal(f.config, &config); err != nil {
+			return nil, problem.New(problem.Invalid, "invalid archive: image configuration: %w", err)
+		}
+		if is = config.Platform; ForOneOf(Image{Config: config}, l.platforms) {
+			kept = append(kept, f)
+		}
+	}
+	if len(kept) == 0 {
+		return nil, problem.New(problem.NotFound, "requested platform (%s) does not match image platform (%s)",
+			FormatPlatform(l.platforms[0]), FormatPlatform(is))
+	}
+	return kept, nil
 }
 
 // verify checks that an image's layers are those of its configuration.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"path"
 	goruntime "runtime"
+	"slices"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -32,6 +33,15 @@ var runsToo = map[string]string{"amd64": "386", "arm64": "arm"}
 func Runs(p, host ocispec.Platform) bool {
 	return (p.OS == "" || p.OS == host.OS) &&
 		(p.Architecture == "" || p.Architecture == host.Architecture || p.Architecture == runsToo[host.Architecture])
+}
+
+// ForOneOf tells whether an image is for one of the platforms. A variant counts
+// only where both have one.
+func ForOneOf(img Image, platforms []ocispec.Platform) bool {
+	is := img.Platform()
+	return slices.ContainsFunc(platforms, func(p ocispec.Platform) bool {
+		return p.OS == is.OS && p.Architecture == is.Architecture && (p.Variant == "" || is.Variant == "" || p.Variant == is.Variant)
+	})
 }
 
 // FormatPlatform returns p as people write it: "linux/arm64/v8".
