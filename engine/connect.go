@@ -188,7 +188,7 @@ func (e *Engine) disconnect(ctx context.Context, id string, net connection) erro
 
 // writeFiles writes hosts, hostname and resolv.conf. They are remade by each
 // start, so nothing waits for the disk.
-func (e *Engine) writeFiles(cfg *config, net connection) error {
+func (e *Engine) writeFiles(cfg *config, net connection, linked []network.HostEntry) error {
 	if cfg.Sandbox != "" {
 		return nil
 	}
@@ -196,7 +196,7 @@ func (e *Engine) writeFiles(cfg *config, net connection) error {
 	if cfg.HostConfig.NetworkMode.IsContainer() {
 		return nil // it has the other's
 	}
-	hosts, err := hostsFile(cfg, net)
+	hosts, err := hostsFile(cfg, net, linked)
 	if err != nil {
 		return err
 	}
@@ -229,11 +229,12 @@ func (e *Engine) filesOf(cfg *config) string {
 	return e.containerDir(cfg.ID)
 }
 
-func hostsFile(cfg *config, net connection) ([]byte, error) {
+func hostsFile(cfg *config, net connection, linked []network.HostEntry) ([]byte, error) {
 	extra, err := extraHosts(cfg.HostConfig.ExtraHosts, net)
 	if err != nil {
 		return nil, err
 	}
+	extra = append(extra, linked...)
 	if cfg.HostConfig.NetworkMode.IsHost() {
 		data, err := os.ReadFile("/etc/hosts")
 		if err != nil && !os.IsNotExist(err) {

@@ -131,6 +131,9 @@ func (e *Engine) resolve(req CreateRequest, img image.Image) (*config, []string,
 	if err := e.resolveNetworks(cfg, req.Networking); err != nil {
 		return nil, nil, err
 	}
+	if err := e.resolveLinks(cfg); err != nil {
+		return nil, nil, err
+	}
 	e.resolveLog(cfg, req)
 	if c.Hostname == "" {
 		c.Hostname = cfg.ID[:12]

@@ -210,7 +210,6 @@ func TestMergeImage(t *testing.T) {
 
 func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 	for field, h := range map[string]dcontainer.HostConfig{
-		"HostConfig.Links":             {Links: []string{"a:b"}},
 		"HostConfig.Cgroup":            {Cgroup: "container:x"},
 		"HostConfig.Mounts.Type npipe": {Mounts: []dmount.Mount{{Type: dmount.TypeNamedPipe}}},
 	} {

@@ -132,6 +132,7 @@ func (e *Engine) newExec(r *record, req dcontainer.ExecCreateRequest) (*exec, er
 	if err != nil {
 		return nil, err
 	}
+	in.linked, _, _ = e.linked(cfg) // none of a link whose end stopped
 	env := environment(cfg.Config, in)
 	if req.Tty && !cfg.Config.Tty {
 		env = mergeEnv([]string{"TERM=xterm"}, env)

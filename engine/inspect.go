@@ -80,7 +80,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size Sizes) (dcontaine
 		ResolvConfPath: filepath.Join(files, "resolv.conf"), HostnamePath: filepath.Join(files, "hostname"),
 		HostsPath: filepath.Join(files, "hosts"), LogPath: cfg.LogPath,
 		Driver: StorageDriver, Platform: "linux", ExecIDs: r.execIDs(),
-		HostConfig: cfg.HostConfig, Mounts: mountPoints(cfg), Config: cfg.Config,
+		HostConfig: e.shownLinks(cfg), Mounts: mountPoints(cfg), Config: cfg.Config,
 		GraphDriver:     e.graphDriver(cfg),
 		NetworkSettings: e.networkSettings(cfg, st),
 	}

@@ -41,6 +41,7 @@ type config struct {
 	Config      *dcontainer.Config
 	HostConfig  *dcontainer.HostConfig
 	Networks    map[string]*dnetwork.EndpointSettings // what was wished for, by network name
+	Links       []link                                `json:",omitempty"`
 	Mounts      []mountPoint
 	Sandbox     string `json:",omitempty"`
 	LogPath     string

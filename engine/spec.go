@@ -29,6 +29,7 @@ type surroundings struct {
 	files    string // directory of hosts, hostname, resolv.conf
 	cgroup   string // parent of the container's cgroup, relative to the instance's
 	hostname string
+	linked   []string          // variables of legacy links
 	init     string            // program that is to be process 1; empty: the container\'s own
 	possible []string          // capabilities that this host can give
 	sources  map[string]string // what mounts are bound from, by destination; else their own source
@@ -110,6 +111,7 @@ func environment(c *dcontainer.Config, in surroundings) []string {
 	if c.Tty {
 		env = append(env, "TERM=xterm")
 	}
+	env = append(env, in.linked...)
 	return withHome(mergeEnv(env, c.Env), in.account.Home)
 }
 

@@ -121,7 +121,12 @@ func (e *Engine) launch(ctx context.Context, r *record) (err error) {
 	if in.network == "" {
 		in.network = net.namespace
 	}
-	if err := e.writeFiles(cfg, net); err != nil {
+	linked, hosts, err := e.linked(cfg)
+	if err != nil {
+		return err
+	}
+	in.linked = linked
+	if err := e.writeFiles(cfg, net, hosts); err != nil {
 		return err
 	}
 	from, err := e.openSources(cfg)
@@ -184,6 +189,7 @@ func (e *Engine) begin(ctx context.Context, r *record, proc *container.Container
 		e.log.Warn("container start", "container", r.id, "warning", warning)
 	}
 	e.supervise(r, this)
+	e.relink(r.config(), net)
 	e.emit(r, devents.ActionStart, nil)
 	return nil
 }

@@ -135,7 +135,7 @@ func (e *Engine) stepSpec(cfg *config, spec builder.RunSpec, net connection, dir
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := hostsFile(cfg, net)
+	hosts, err := hostsFile(cfg, net, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -91,7 +91,6 @@ func refuseFields(h *dcontainer.HostConfig) error {
 	}{
 		{h.VolumeDriver != "" && h.VolumeDriver != "local", "VolumeDriver"},
 		{h.Cgroup != "", "Cgroup"},
-		{len(h.Links) > 0 && (h.NetworkMode == "" || !h.NetworkMode.IsUserDefined()), "Links"},
 		{h.CPUCount != 0, "CpuCount"},
 	} {
 		if f.set {

@@ -158,3 +158,66 @@ func TestLastNetworkAndTheGateway(t *testing.T) {
 		t.Errorf("disconnect from what it is not on: %+v", got)
 	}
 }
+
+func TestLegacyLinks(t *testing.T) {
+	d := newDaemon(t)
+	d.do("run", "-d", "--name", "db", "--hostname", "dbhost", "-e", "KIND=sql", "--expose", "5432", "busybox", "sleep", "1000")
+	d.do("run", "-d", "--name", "web", "--link", "db:my-store", "busybox", "sleep", "1000")
+	address := func() string { return d.do("inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "db") }
+	if got, want := d.do("exec", "web", "cat", "/etc/hosts"), address()+"\tmy-store dbhost db\n"; !strings.Contains(got, want) {
+		t.Errorf("hosts lacks %q:\n%s", want, got)
+	}
+	env := d.do("exec", "web", "env")
+	for _, want := range []string{"MY_STORE_PORT=tcp://" + address() + ":5432", "MY_STORE_PORT_5432_TCP_PROTO=tcp", "MY_STORE_NAME=/web/my-store", "MY_STORE_ENV_KIND=sql"} {
+		if !strings.Contains(env, want+"\n") {
+			t.Errorf("environment lacks %s:\n%s", want, env)
+		}
+	}
+	if got := d.do("inspect", "-f", "{{.HostConfig.Links}}", "web"); got != "[/db:/web/my-store]" {
+		t.Errorf("links: %s", got)
+	}
+	d.do("restart", "-t", "0", "db")
+	if got, want := d.do("exec", "web", "cat", "/etc/hosts"), address()+"\tmy-store"; !strings.Contains(got, want) {
+		t.Errorf("after a restart of the other, hosts lacks %q:\n%s", want, got)
+	}
+	d.do("stop", "-t", "0", "db", "web")
+	if got := d.try("start", "web"); got.code == 0 || !strings.Contains(got.err, "Cannot link to a non running container: /db AS /web/my-store") {
+		t.Errorf("start beside a stopped one: %+v", got)
+	}
+	if got := d.try("run", "--link", "nobody:x", "busybox", "true"); got.code != 125 || !strings.Contains(got.err, "could not get container for nobody: No such container: nobody") {
+		t.Errorf("a link to nobody: %+v", got)
+	}
+}
+
+func TestKindsOfNetworks(t *testing.T) {
+	d := newDaemon(t)
+	d.do("network", "create", "--ipv6", "--subnet", "fd42:1::/64", "--subnet", "10.96.0.0/24", "--aux-address", "router=10.96.0.2", "--internal", "--attachable", "dual")
+	got := d.do("network", "inspect", "-f", "{{.EnableIPv6}} {{.Internal}} {{.Attachable}} {{json .IPAM.Config}}", "dual")
+	if got != `true true true [{"Subnet":"10.96.0.0/24","Gateway":"10.96.0.1","AuxiliaryAddresses":{"router":"10.96.0.2"}},{"Subnet":"fd42:1::/64","Gateway":"fd42:1::1"}]` {
+		t.Errorf("inspect: %s", got)
+	}
+	out := d.do("run", "--rm", "--network", "name=dual,ip=10.96.0.9,ip6=fd42:1::9,driver-opt=com.docker.network.endpoint.ifname=lan0", "--name", "probe", "busybox",
+		"sh", "-c", "ip -o addr show lan0; ip route; cat /etc/hosts; httpd -p 80 -h /etc; wget -q -O - http://[fd42:1::9]/hostname")
+	for _, want := range []string{"10.96.0.9/24", "fd42:1::9/64", "fd42:1::9\t"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("inside lacks %q:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "default") {
+		t.Errorf("an internal network has a default route:\n%s", out)
+	}
+	d.do("run", "-d", "--name", "first", "--network", "dual", "busybox", "sleep", "1000")
+	if got := d.do("inspect", "-f", "{{with .NetworkSettings.Networks.dual}}{{.IPAddress}} {{.GlobalIPv6Address}}/{{.GlobalIPv6PrefixLen}} {{.Gateway}}{{end}}", "first"); strings.TrimSpace(got) != "10.96.0.3 fd42:1::2/64" {
+		t.Errorf("endpoint: %s", got)
+	}
+	for text, args := range map[string][]string{
+		"Pool overlaps with other one on this address space": {"--subnet", "10.96.0.0/16", "x"},
+		"doesn't support multiple subnets":                   {"--subnet", "10.95.0.0/24", "--subnet", "10.94.0.0/24", "x"},
+		"could not find plugin nothing":                      {"-d", "nothing", "x"},
+		"network with name dual already exists":              {"dual"},
+	} {
+		if got := d.try(append([]string{"network", "create"}, args...)...); got.code == 0 || !strings.Contains(got.err, text) {
+			t.Errorf("%v: %+v, want %q", args, got, text)
+		}
+	}
+}

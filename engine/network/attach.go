@@ -168,6 +168,9 @@ func (h *Host) plugMacvlan(ep *Endpoint, n Network, mac net.HardwareAddr, req At
 // namespace, or at once when link is RemoveLink. It succeeds when the endpoint
 // is gone already.
 func (h *Host) Detach(_ context.Context, ep Endpoint, link LinkFate) error {
+	if link == LeaveLink {
+		h.leave(ep.HostLink)
+	}
 	h.release(&ep)
 	if link == LeaveLink {
 		return nil
@@ -182,6 +185,20 @@ func (h *Host) Detach(_ context.Context, ep Endpoint, link LinkFate) error {
 		return fmt.Errorf("detach %s from network %s: %w", ep.Container, ep.Name, err)
 	}
 	return nil
+}
+
+// maxLeaving bounds what is remembered for Check alone.
+const maxLeaving = 4096
+
+func (h *Host) leave(link string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.leaving) >= maxLeaving {
+		clear(h.leaving)
+	}
+	if link != "" {
+		h.leaving[link] = true
+	}
 }
 
 // LinkFate tells Detach what becomes of the interface.

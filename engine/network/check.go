@@ -126,14 +126,22 @@ func (h *Host) checkLinks(live Live) (errs []error) {
 			missing[ep.HostLink] = "container " + ep.Container
 		}
 	}
+	there := map[string]bool{}
+	for _, link := range all {
+		there[link.Attrs().Name] = true
+	}
 	h.mu.Lock()
 	for _, n := range h.networks {
 		if n.Link != "" {
 			missing[n.Link] = "network " + n.Name
 		}
 	}
-	h.mu.Unlock()
 	known := maps.Clone(missing)
+	maps.DeleteFunc(h.leaving, func(name string, _ bool) bool { return !there[name] })
+	for name := range h.leaving { // it goes with its namespace, in the kernel's own time
+		known[name] = "nobody any more"
+	}
+	h.mu.Unlock()
 	own := ownLink(h.cfg.Instance.LinkPrefix())
 	for _, link := range all {
 		name := link.Attrs().Name

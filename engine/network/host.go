@@ -48,6 +48,7 @@ type Host struct {
 	publications  map[string]*published             // by container ID
 	removals      map[string]*removal               // of namespaces, by path
 	handles       map[string]*handle                // netlink sockets of fresh namespaces, by path
+	leaving       map[string]bool                   // interfaces that the kernel is to remove with their namespace
 	had6          bool                              // the IPv6 table was written
 	wanted        uint64                            // counts changes of what the table derives from
 	applied       uint64                            // the count that the kernel's table reflects
@@ -66,7 +67,7 @@ func New(cfg Config) (*Host, error) {
 		applying: make(chan struct{}, 1), changed: make(chan struct{}, 1), doomed: make(chan struct{}, 1),
 		networks: make(map[string]*Network), pools: make(map[string]*pool), pools6: make(map[string]*pool),
 		endpoints: make(map[string]*Endpoint), attached: make(map[string][]*Endpoint),
-		named: make(map[string]map[string][]*Endpoint), publications: make(map[string]*published),
+		leaving: make(map[string]bool), named: make(map[string]map[string][]*Endpoint), publications: make(map[string]*published),
 		removals: make(map[string]*removal), handles: make(map[string]*handle),
 	}
 	h.applying <- struct{}{}
