@@ -123,7 +123,7 @@ func (e *Engine) makeSandbox(ctx context.Context, cfg *sandboxConfig) error {
 	if err := e.pin(cfg); err != nil {
 		return err
 	}
-	if err := e.cfg.Runtime.CreateGroup(ctx, cfg.cgroup(), nil); err != nil {
+	if err := e.limitSandbox(ctx, cfg); err != nil {
 		return err
 	}
 	if err := e.writeSandboxFiles(cfg); err != nil {

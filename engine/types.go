@@ -130,8 +130,9 @@ type SandboxSpec struct {
 	Hostname             string
 	Labels               map[string]string
 	Annotations          map[string]string
-	CgroupParent         string // relative to the instance's cgroup; empty: "pods/ID"
-	DNS                  DNS    // all empty: the host's
+	CgroupParent         string               // relative to the instance's cgroup; empty: "pods/ID"
+	Resources            dcontainer.Resources // limits of all its containers together
+	DNS                  DNS                  // all empty: the host's
 	HostAliases          []string
 	HostNetwork          bool
 	HostIPC              bool

@@ -42,7 +42,7 @@ func sandboxSpec(c *runtimeapi.PodSandboxConfig, handler string) (engine.Sandbox
 	spec := engine.SandboxSpec{
 		Name: m.Name, Namespace: m.Namespace, UID: m.Uid, Attempt: m.Attempt,
 		Hostname: c.Hostname, Labels: c.Labels, Annotations: c.Annotations, LogDirectory: c.LogDirectory,
-		CgroupParent: linux.GetCgroupParent(), Sysctls: linux.GetSysctls(),
+		CgroupParent: linux.GetCgroupParent(), Resources: resources(linux.GetResources()), Sysctls: linux.GetSysctls(),
 		HostNetwork: opts.GetNetwork() == runtimeapi.NamespaceMode_NODE,
 		HostIPC:     opts.GetIpc() == runtimeapi.NamespaceMode_NODE,
 		HostPID:     opts.GetPid() == runtimeapi.NamespaceMode_NODE,
@@ -171,9 +171,11 @@ func (s *Service) ListPodSandbox(ctx context.Context, filter *runtimeapi.PodSand
 	return out, nil
 }
 
-// UpdatePodSandboxResources is refused: a pod's cgroup has no limits of its own.
-func (s *Service) UpdatePodSandboxResources(context.Context, *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
-	return nil, unsupported("UpdatePodSandboxResources")
+// UpdatePodSandboxResources changes the limits of a pod as a whole. What the
+// request leaves out stays as it is.
+func (s *Service) UpdatePodSandboxResources(ctx context.Context, q *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
+	err := s.cfg.Engine.UpdateSandbox(ctx, q.PodSandboxId, resources(q.Resources))
+	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, err
 }
 
 // containerName is the name under which the engine knows a pod's container.

@@ -250,3 +250,7 @@ func (i *imageServer) RemoveImage(ctx context.Context, q *runtimeapi.RemoveImage
 func (i *imageServer) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
 	return i.s.ImageFsInfo(ctx)
 }
+
+func (r *runtimeServer) UpdatePodSandboxResources(ctx context.Context, q *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
+	return r.s.UpdatePodSandboxResources(ctx, q)
+}
