@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -341,7 +342,7 @@ func TestEventFilters(t *testing.T) {
 }
 
 func TestEventLogForgetsTheOldest(t *testing.T) {
-	l := newEventLog()
+	l := newEventLog(slog.New(slog.DiscardHandler))
 	for i := range eventsKept + 10 {
 		l.add(Event{TimeNano: int64(i)})
 	}

@@ -15,6 +15,7 @@
 //	DIR/containers/ID/log           the output, unless the request names another file;
 //	                                log.1, log.2.gz ... when it was rotated
 //	DIR/containers/ID/...           the runtime's own records (spec, exit)
+//	DIR/events                      the latest events, one JSON object a line
 //	DIR/sandboxes/ID/config.json    a pod's sandbox, and its files as above
 //	RUN/sandboxes/ID/{ipc,uts,shm}  a sandbox's pinned namespaces and shared memory
 //
@@ -41,6 +42,7 @@ package engine
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -108,7 +110,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		cfg: cfg, log: cfg.Logger, events: newEventLog(), capabilities: caps,
+		cfg: cfg, log: cfg.Logger, capabilities: caps,
 		ready: make(chan struct{}), tasks: make(chan func(context.Context)), closed: make(chan struct{}),
 		records: map[string]*record{}, names: map[string]string{},
 		sandboxes: map[string]*sandboxRecord{}, execs: map[string]*record{},
@@ -116,12 +118,14 @@ func New(cfg Config) (*Engine, error) {
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
+	e.events = newEventLog(e.log)
 	return e, nil
 }
 
 // Run restores what an earlier process left, closes Ready, and supervises
 // until ctx ends. Containers go on running when it returns. It is called once.
-func (e *Engine) Run(ctx context.Context) error {
+func (e *Engine) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, e.events.close()) }()
 	var children sync.WaitGroup
 	defer children.Wait()
 	ctx, cancel := context.WithCancel(ctx)

@@ -3,52 +3,10 @@ package engine
 import (
 	"context"
 	"maps"
-	"sync"
 	"time"
 
 	devents "github.com/moby/moby/api/types/events"
 )
-
-// eventsKept is how many past events "since" can see. The reference keeps 256;
-// a subscriber which falls behind by more than this loses the oldest.
-const eventsKept = 1024
-
-// eventLog keeps the latest events and wakes those who follow them.
-type eventLog struct {
-	mu      sync.Mutex
-	events  []Event       // the latest eventsKept, oldest first
-	next    int64         // sequence number of the event to come
-	changed chan struct{} // closed, and replaced, by each event
-}
-
-func newEventLog() *eventLog { return &eventLog{changed: make(chan struct{})} }
-
-func (l *eventLog) add(ev Event) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.events) == eventsKept {
-		l.events = append(l.events[:0:0], l.events[eventsKept/4:]...)
-	}
-	l.events = append(l.events, ev)
-	l.next++
-	close(l.changed)
-	l.changed = make(chan struct{})
-}
-
-// from returns the events whose sequence number is seq or more, the number
-// after them, and what is closed when there are others.
-func (l *eventLog) from(seq int64) ([]Event, int64, <-chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	first := l.next - int64(len(l.events))
-	return l.events[max(seq-first, 0):len(l.events):len(l.events)], l.next, l.changed
-}
-
-func (l *eventLog) position() int64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.next
-}
 
 // Events calls emit for each event that opts selects until opts.Until or the
 // end of ctx. It calls registered once from when on no event is missed.

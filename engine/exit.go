@@ -70,13 +70,7 @@ func (e *Engine) ended(ctx context.Context, r *record, this *run, exit container
 		x.containerGone()
 	}
 	r.mu.Unlock()
-	if exit.OOMKilled {
-		e.emit(r, devents.ActionOOM, nil)
-	}
-	e.emit(r, devents.ActionDie, map[string]string{
-		"exitCode":     strconv.Itoa(exit.Code),
-		"execDuration": strconv.Itoa(int(max(exit.At.Sub(st.StartedAt), 0).Seconds())),
-	})
+	e.emitEnd(r, exit, st.StartedAt)
 	e.log.Info("container exited", "container", r.id, "code", exit.Code, "oom", exit.OOMKilled)
 	close(this.done)
 	r.wake(exited, dcontainer.WaitResponse{StatusCode: int64(exit.Code)})
@@ -90,6 +84,17 @@ func (e *Engine) ended(ctx context.Context, r *record, this *run, exit container
 			e.log.Error("container auto-remove", "container", r.id, "err", err)
 		}
 	}
+}
+
+// emitEnd tells of the end of a run.
+func (e *Engine) emitEnd(r *record, exit container.Exit, startedAt time.Time) {
+	if exit.OOMKilled {
+		e.emit(r, devents.ActionOOM, nil)
+	}
+	e.emit(r, devents.ActionDie, map[string]string{
+		"exitCode":     strconv.Itoa(exit.Code),
+		"execDuration": strconv.Itoa(int(max(exit.At.Sub(startedAt), 0).Seconds())),
+	})
 }
 
 func (r *record) isKept() bool {

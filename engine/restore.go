@@ -63,6 +63,9 @@ func (e *Engine) restore(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := e.events.open(filepath.Join(e.cfg.Dir, "events")); err != nil {
+		return err
+	}
 	list, err := e.loadContainers(ctx)
 	if err != nil {
 		return err
@@ -242,6 +245,7 @@ func (e *Engine) endedUnseen(ctx context.Context, r *record, proc *container.Con
 	if err := e.markEnded(r, exit); err != nil {
 		return err
 	}
+	e.emitEnd(r, exit, st.StartedAt)
 	if proc != nil {
 		if err := proc.Delete(ctx); err != nil {
 			return err

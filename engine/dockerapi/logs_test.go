@@ -86,3 +86,23 @@ func TestLogDetails(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestEventsAreKeptOverARestart(t *testing.T) {
+	d := newDaemon(t)
+	d.do("run", "--name", "before", "busybox", "true")
+
+	ask := func() string {
+		return d.do("events", "--since", "1", "--until", fmt.Sprint(time.Now().Unix()+1), "--filter", "type=container",
+			"--format", "{{.Actor.Attributes.name}} {{.Action}} {{.Actor.Attributes.exitCode}}")
+	}
+	want := ask()
+	if !strings.Contains(want, "before die 0") {
+		t.Fatalf("events are\n%s", want)
+	}
+	d.server.Close()
+	d.Restart(t)
+	d.serve()
+	if got := ask(); !strings.HasPrefix(got, want) {
+		t.Errorf("after a restart events are\n%s\nbefore\n%s", got, want)
+	}
+}
