@@ -109,9 +109,9 @@ func stepConfig(spec builder.RunSpec) *config {
 	}
 	l := spec.Limits
 	host := &dcontainer.HostConfig{
-		NetworkMode: mode, ShmSize: l.ShmSize, IpcMode: dcontainer.IPCModePrivate, CgroupnsMode: dcontainer.CgroupnsModePrivate,
+		NetworkMode: mode, ExtraHosts: spec.Hosts, ShmSize: l.ShmSize, IpcMode: dcontainer.IPCModePrivate, CgroupnsMode: dcontainer.CgroupnsModePrivate,
 		Resources: dcontainer.Resources{
-			Memory: l.Memory, MemorySwap: l.MemorySwap, CPUShares: l.CPUShares, CPUPeriod: l.CPUPeriod,
+			CgroupParent: l.Cgroup, Memory: l.Memory, MemorySwap: l.MemorySwap, CPUShares: l.CPUShares, CPUPeriod: l.CPUPeriod,
 			CPUQuota: l.CPUQuota, CpusetCpus: l.CPUSet, CpusetMems: l.CPUSetMems,
 		},
 	}
@@ -146,8 +146,12 @@ func (e *Engine) stepSpec(cfg *config, spec builder.RunSpec, net connection, dir
 	if err := writeIdentity(dir, hosts, resolv, cfg.Config.Hostname); err != nil {
 		return nil, err
 	}
+	parent := "builds"
+	if l := spec.Limits.Cgroup; l != "" {
+		parent = l
+	}
 	oci, err := buildSpec(cfg, surroundings{
-		account: account, network: net.namespace, files: dir, cgroup: "builds",
+		account: account, network: net.namespace, files: dir, cgroup: parent,
 		hostname: cfg.Config.Hostname, possible: e.capabilities,
 	})
 	if err != nil {

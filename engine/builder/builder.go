@@ -69,10 +69,11 @@ type Request struct {
 	BuildArgs  map[string]*string // nil value: unset, as "--build-arg NAME" of an unset variable
 	Labels     map[string]string
 	NoCache    bool
-	Pull       bool   // fetch the images of FROM even where they are here
-	Platform   string // "os/architecture"; empty: the host's
-	Network    string // of RUN: "", "default", "none", "host", or a network's name
-	Limits     Limits // of each RUN
+	Pull       bool     // fetch the images of FROM even where they are here
+	Platform   string   // "os/architecture"; empty: the host's
+	Network    string   // of RUN: "", "default", "none", "host", or a network's name
+	ExtraHosts []string // of RUN: "name:address", as docker build --add-host
+	Limits     Limits   // of each RUN
 
 	// Fetch brings an image into the store from its registry; it is called from
 	// several goroutines. nil: what is not in the store is not found.

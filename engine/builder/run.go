@@ -179,7 +179,7 @@ func (x *stageRun) run(ctx context.Context, s step, p runPlan) (_ result, err er
 	}
 	spec := RunSpec{
 		ID: randomID(), Lower: lower, Upper: scratch.Upper, Work: scratch.Work,
-		Args: p.args, Env: p.env, Dir: x.st.resolve("."), User: x.st.spec.Config.User, Network: p.network, Mounts: mounts,
+		Args: p.args, Env: p.env, Dir: x.st.resolve("."), User: x.st.spec.Config.User, Network: p.network, Hosts: b.req.ExtraHosts, Mounts: mounts,
 		Stdout: x.output(s, false), Stderr: x.output(s, true), Limits: b.req.Limits,
 	}
 	x.event(s, Event{Kind: Running, Container: spec.ID})

@@ -27,6 +27,7 @@ type RunSpec struct {
 	Dir     string   // working directory, absolute; made if missing
 	User    string   // "", "name", "uid", "name:group", "uid:gid": as in the image's configuration
 	Network string   // "", "default", "none", "host", or a network's name
+	Hosts   []string // "name:address", for /etc/hosts
 	Mounts  []Mount
 	Stdout  io.Writer
 	Stderr  io.Writer
@@ -47,8 +48,9 @@ type Mount struct {
 
 // Limits are the resources that one RUN may use; zero values mean no limit.
 type Limits struct {
-	Memory     int64 // bytes
-	MemorySwap int64 // bytes, memory and swap together; -1: no limit
+	Cgroup     string // parent, as HostConfig.CgroupParent
+	Memory     int64  // bytes
+	MemorySwap int64  // bytes, memory and swap together; -1: no limit
 	CPUShares  int64
 	CPUPeriod  int64 // microseconds
 	CPUQuota   int64 // microseconds

@@ -12,6 +12,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 	dbuild "github.com/moby/moby/api/types/build"
+	dcontainer "github.com/moby/moby/api/types/container"
 	devents "github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/jsonstream"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -113,11 +114,15 @@ func buildRequest(q query) (builder.Request, error) {
 	req := builder.Request{
 		Dockerfile: q.Get("dockerfile"), Target: q.Get("target"), NoCache: q.bool("nocache"), Pull: q.bool("pull"),
 		Platform: q.Get("platform"), Network: q.Get("networkmode"), Remote: q.Get("remote"),
+		ExtraHosts: q.Values["extrahosts"],
 	}
 	// What would be kept of failed steps (rm, forcerm) never is; cachefrom names
 	// images whose layers the cache knows by content anyway.
-	if err := q.refuse("squash", "extrahosts", "outputs", "cgroupparent", "isolation", "securityopt", "buildid"); err != nil {
+	if err := q.refuse("squash", "outputs", "securityopt"); err != nil {
 		return req, err
+	}
+	if i := dcontainer.Isolation(q.Get("isolation")); !i.IsDefault() {
+		return req, invalid("invalid isolation (%s): linux has the default one only", i)
 	}
 	if v := q.Get("version"); v != "" && v != string(dbuild.BuilderV1) {
 		return req, problem.New(problem.Unsupported, "BuildKit is not supported by this version of Gantry; set DOCKER_BUILDKIT=0")
@@ -162,6 +167,7 @@ func buildLimits(q query, l *builder.Limits) error {
 		}
 		*field = n
 	}
+	l.Cgroup = q.Get("cgroupparent")
 	l.CPUSet, l.CPUSetMems = q.Get("cpusetcpus"), q.Get("cpusetmems")
 	var ulimits []*units.Ulimit
 	if err := jsonParameter(q, "ulimits", &ulimits); err != nil {

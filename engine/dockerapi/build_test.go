@@ -47,3 +47,19 @@ RUN [ ! -e /stuff ] && [ ! -e /deep ] && [ ! -e /cache ] && echo nothing left
 		}
 	}
 }
+
+func TestBuildOptions(t *testing.T) {
+	d := newDaemon(t)
+	context := dir(t, map[string]string{"Dockerfile": "FROM busybox\nRUN cat /etc/hosts\n"})
+	if out := d.do("build", "--add-host", "example:192.0.2.7", "--cgroup-parent", "test-builds", "--no-cache", context); !strings.Contains(out, "192.0.2.7\texample") {
+		t.Errorf("--add-host:\n%s", out)
+	}
+	for name, c := range map[string]struct{ option, value, want string }{
+		"isolation":     {"--isolation", "hyperv", "invalid isolation (hyperv)"},
+		"cgroup parent": {"--cgroup-parent", "a/../b", "must be without"},
+	} {
+		if got := d.try("build", "--no-cache", c.option, c.value, context); got.code != 1 || !strings.Contains(got.err, c.want) {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
