@@ -66,7 +66,7 @@ func TestErrorsOfRun(t *testing.T) {
 	}{
 		"no such program":       {[]string{"run", "--rm", "busybox", "nosuchprogram"}, 127, "executable file not found in $PATH"},
 		"not executable":        {[]string{"run", "--rm", "busybox", "/etc/passwd"}, 126, "permission denied"},
-		"no such image":         {[]string{"run", "--rm", "missing:image"}, 125, "pulling from registries is not supported"},
+		"no such image":         {[]string{"run", "--rm", "127.0.0.1:1/missing:image"}, 125, "connection refused"},
 		"an unsupported option": {[]string{"run", "--rm", "--storage-opt", "size=1g", "busybox", "true"}, 125, "--storage-opt is supported only for overlay over xfs"},
 		"no such user":          {[]string{"run", "--rm", "-u", "nobody-here", "busybox", "true"}, 125, "no matching entries in passwd file"},
 		"another CPU":           {[]string{"run", "--rm", "--platform", "linux/s390x", "busybox", "true"}, 125, "s390x"},

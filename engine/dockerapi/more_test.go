@@ -115,7 +115,7 @@ func TestStatusCodes(t *testing.T) {
 		{"GET", "/containers/web/archive?path=/none", "", 404, "Could not find the file /none in container web"},
 		{"GET", "/swarm", "", 503, "This node is not a swarm manager"},
 		{"GET", "/nodes", "", 503, "This node is not a swarm manager"},
-		{"POST", "/images/create?fromImage=busybox&tag=2", "", 501, "pulling from registries is not supported"},
+		{"POST", "/images/create?fromImage=127.0.0.1:1/box&tag=2", "", 500, "connection refused"},
 		{"GET", "/images/missing/json", "", 404, "No such image"},
 		{"GET", "/exec/nothing/json", "", 404, "No such exec instance: nothing"},
 		{"GET", "/volumes/nothing", "", 404, "no such volume"},
