@@ -38,7 +38,7 @@ func allFeatures() *features.Features {
 			Selinux:         &features.Selinux{Enabled: &yes},
 			IntelRdt:        &features.IntelRdt{Enabled: &no},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
-			NetDevices:      &features.NetDevices{Enabled: &no},
+			NetDevices:      &features.NetDevices{Enabled: &yes},
 			MemoryPolicy:    &features.MemoryPolicy{Modes: modes, Flags: flags},
 			Seccomp:         seccomp.Features(),
 		},

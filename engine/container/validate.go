@@ -46,6 +46,7 @@ func refuse(o *specs.Spec) error {
 		name string
 	}{
 		{o.Hooks != nil, "hooks"},
+		{len(l.NetDevices) > 0, "linux.netDevices"},
 		{l.Seccomp != nil && l.Seccomp.ListenerPath != "", "linux.seccomp.listenerPath"},
 		{slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace && n.Path != "" }),
 			"a user namespace by path"},

@@ -72,8 +72,14 @@ func (h *Host) Limits(r *specs.LinuxResources) (*cgroups.Resources, error) {
 	if r == nil {
 		return out, nil
 	}
-	if len(r.Rdma) > 0 {
-		return nil, problem.New(problem.Unsupported, "linux.resources.rdma is not supported")
+	if len(r.Rdma) > 0 && !h.Pure() && h.V1["rdma"] == "" {
+		return nil, problem.New(problem.Unsupported, "linux.resources.rdma needs a host with the rdma controller")
+	}
+	for device, l := range r.Rdma {
+		if out.Rdma == nil {
+			out.Rdma = map[string]cgroups.LinuxRdma{}
+		}
+		out.Rdma[device] = cgroups.LinuxRdma{HcaHandles: l.HcaHandles, HcaObjects: l.HcaObjects}
 	}
 	if len(r.Unified) > 0 && !h.Pure() {
 		return nil, problem.New(problem.Unsupported, "linux.resources.unified needs a host with cgroup2 alone")

@@ -217,13 +217,20 @@ func (c *Container) launch(o *specs.Spec, opts *CreateOptions, fifo bool, termin
 func (c *Container) steps(o *specs.Spec, terminal func(fd int) error) steps {
 	return steps{
 		terminal: terminal,
-		hooks:    func(child *child) error { return c.createHooks(o.Hooks, child) },
+		hooks:    func(child *child) error { return c.beforePivot(o, child) },
 		listener: func(child *child, fd int) error { return c.sendListener(o.Linux.Seccomp, child.pid, fd) },
 	}
 }
 
-// createHooks runs the hooks of the time before pivot_root.
-func (c *Container) createHooks(h *specs.Hooks, child *child) error {
+// beforePivot moves network devices and runs the hooks of the time before pivot_root.
+func (c *Container) beforePivot(o *specs.Spec, child *child) error {
+	if err := moveDevices(o.Linux.NetDevices, child.pid); err != nil {
+		return err
+	}
+	h := o.Hooks
+	if h == nil {
+		return nil
+	}
 	state := c.hookState(specs.StateCreating, child.pid)
 	//lint:ignore SA1019 deprecated hooks are run all the same (runtime-spec config.md, "Prestart")
 	if err := c.runHooks("prestart", h.Prestart, state, 0, -1); err != nil {

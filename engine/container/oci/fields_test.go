@@ -10,6 +10,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"gantry/internal/testenv"
 )
 
 func bind(source, at string, options ...string) specs.Mount {
@@ -198,5 +200,32 @@ func TestForegroundForwardsSignals(t *testing.T) {
 	err = cmd.Wait()
 	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 9 {
 		t.Errorf("ended with %v, want status 9", err)
+	}
+}
+
+// TestNetworkDevices moves one end of a veth pair into a container, in a network
+// namespace of the test's own.
+func TestNetworkDevices(t *testing.T) {
+	h := newHost(t, "ip -o addr show dev inner; ip -o link show dev inner", func(o *specs.Spec) {
+		o.Linux.NetDevices = map[string]specs.LinuxNetDevice{"gt-outer": {Name: "inner"}}
+	})
+	script := `set -e
+ip link add gt-outer type veth peer gt-peer
+ip addr add 10.77.0.5/24 dev gt-outer
+ip addr add fd77::5/64 dev gt-outer nodad
+exec "$0" "$@"`
+	cmd := h.command("run", h.id)
+	cmd.Args = append([]string{"unshare", "--net", testenv.NeedCommand(t, "sh"), "-c", script}, cmd.Args...)
+	cmd.Path = testenv.NeedCommand(t, "unshare")
+	out, err := cmd.CombinedOutput()
+	text := string(out)
+	for _, want := range []string{"inet 10.77.0.5/24", "inet6 fd77::5/64", "UP"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%v: no %q in\n%s", err, want, text)
+		}
+	}
+	bad := newHost(t, "true", func(o *specs.Spec) { o.Linux.NetDevices = map[string]specs.LinuxNetDevice{"gt-none": {}} })
+	if _, errs, code := bad.run("run", bad.id); code != 1 || !strings.Contains(errs, "gt-none") {
+		t.Errorf("a device that is not there: %d, %s", code, errs)
 	}
 }

@@ -93,7 +93,7 @@ func (h *host) makeRoot() {
 	if err := os.WriteFile(filepath.Join(root, "bin/busybox"), data, 0o755); err != nil {
 		h.t.Fatal(err)
 	}
-	for _, applet := range []string{"sh", "true", "cat", "sleep", "id", "ls", "mkdir", "mount", "uname", "ps", "readlink", "stat", "touch", "tty", "stty", "nice", "ionice", "env", "hostname", "kill", "grep", "tr"} {
+	for _, applet := range []string{"sh", "true", "cat", "sleep", "id", "ls", "mkdir", "mount", "uname", "ps", "readlink", "stat", "touch", "tty", "stty", "nice", "ionice", "env", "hostname", "kill", "grep", "tr", "ip"} {
 		if err := os.Symlink("busybox", filepath.Join(root, "bin", applet)); err != nil {
 			h.t.Fatal(err)
 		}

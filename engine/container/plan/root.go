@@ -71,7 +71,7 @@ func (p *Planner) filesystem(m *mounter, o *specs.Spec, overlay *Overlay) error 
 	}
 	m.readonly(o.Linux.ReadonlyPaths)
 	m.mask(o.Linux.MaskedPaths, nothing)
-	if p.Direct != nil && o.Hooks != nil {
+	if p.Direct != nil && (o.Hooks != nil || len(o.Linux.NetDevices) > 0) {
 		if !m.cgroup {
 			p.joinCgroup() // hooks look for the container's cgroup
 			m.joined = true

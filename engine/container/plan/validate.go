@@ -3,6 +3,7 @@ package plan
 import (
 	"path"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -65,7 +66,6 @@ func refuse(o *specs.Spec) error {
 	}{
 		{o.Solaris != nil || o.Windows != nil || o.VM != nil || o.ZOS != nil || o.FreeBSD != nil, "a platform other than linux"},
 		{l.IntelRdt != nil, "linux.intelRdt"},
-		{len(l.NetDevices) > 0, "linux.netDevices"},
 	}
 	for _, f := range fields {
 		if f.set {
@@ -96,6 +96,10 @@ func validateLinux(l *specs.Linux) error {
 	}
 	if len(l.TimeOffsets) > 0 && !clocks {
 		return invalid("time namespace offsets specified, but time namespace isn't enabled in the config")
+	}
+	private := slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+	if len(l.NetDevices) > 0 && !private {
+		return invalid("unable to move network devices without a private NET namespace")
 	}
 	if l.MountLabel != "" && !SELinux() {
 		return problem.New(problem.Unsupported, "selinux label is specified in config, but selinux is disabled or not supported")
