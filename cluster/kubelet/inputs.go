@@ -218,14 +218,15 @@ func (k *Kubelet) ensureImage(ctx context.Context, st *podState, pod *v1.Pod, c 
 		k.recorder.Event(ref, v1.EventTypeWarning, "Failed", "Error: ErrImageNeverPull")
 		return localImage{}, &startError{reason: "ErrImageNeverPull", message: message, wait: plan.InitialBackoff}
 	}
-	return k.pullImage(ctx, st, ref, c.Image, spec)
+	return k.pullImage(ctx, st, ref, pod, spec)
 }
 
 // pullTell is after how long the status of a failed pull turns from the error
 // to the wait.
 const pullTell = time.Second
 
-func (k *Kubelet) pullImage(ctx context.Context, st *podState, ref *v1.ObjectReference, name string, spec *runtimeapi.ImageSpec) (localImage, *startError) {
+func (k *Kubelet) pullImage(ctx context.Context, st *podState, ref *v1.ObjectReference, pod *v1.Pod, spec *runtimeapi.ImageSpec) (localImage, *startError) {
+	name := spec.Image
 	now := time.Now()
 	p := st.pulls[name]
 	if until := p.Until(p.At); until.After(now) {
@@ -236,7 +237,7 @@ func (k *Kubelet) pullImage(ctx context.Context, st *podState, ref *v1.ObjectRef
 	}
 	k.recorder.Eventf(ref, v1.EventTypeNormal, "Pulling", "Pulling image %q", name)
 	var img *runtimeapi.Image
-	_, err := k.cfg.Images.PullImage(ctx, spec, nil, nil)
+	err := k.pullWith(ctx, spec, k.pullCredentials(ctx, st, ref, pod, name))
 	if err == nil {
 		img, err = k.findImage(ctx, spec)
 	}
@@ -254,6 +255,44 @@ func (k *Kubelet) pullImage(ctx context.Context, st *podState, ref *v1.ObjectRef
 	k.recorder.Eventf(ref, v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.", name, took, took, img.Size)
 	delete(st.pulls, name)
 	return toLocal(img), nil
+}
+
+// pullCredentials returns what the pod's imagePullSecrets hold for an image.
+// Secrets that are missing are said; the pull is tried without them.
+func (k *Kubelet) pullCredentials(ctx context.Context, st *podState, ref *v1.ObjectReference, pod *v1.Pod, name string) []*runtimeapi.AuthConfig {
+	var secrets []*v1.Secret
+	var missing []string
+	for _, s := range pod.Spec.ImagePullSecrets {
+		secret, err := source{k, ctx, st}.Secret(pod.Namespace, s.Name)
+		if err != nil {
+			missing = append(missing, s.Name)
+			continue
+		}
+		secrets = append(secrets, secret)
+	}
+	if len(missing) > 0 {
+		k.recorder.Eventf(ref, v1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
+			"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", "))
+	}
+	list, err := podspec.PullCredentials(name, secrets)
+	if err != nil {
+		k.recorder.Eventf(ref, v1.EventTypeWarning, "FailedToRetrieveImagePullSecret", "Unable to read image pull secrets: %v", err)
+	}
+	return list
+}
+
+// pullWith tries credentials in order, or none when there are none, and returns
+// the error of the last.
+func (k *Kubelet) pullWith(ctx context.Context, spec *runtimeapi.ImageSpec, list []*runtimeapi.AuthConfig) (err error) {
+	if len(list) == 0 {
+		list = []*runtimeapi.AuthConfig{nil}
+	}
+	for _, auth := range list {
+		if _, err = k.cfg.Images.PullImage(ctx, spec, auth, nil); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 func (k *Kubelet) findImage(ctx context.Context, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
