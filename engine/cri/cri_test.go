@@ -1,9 +1,13 @@
 package cri_test
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +22,8 @@ import (
 	utilexec "k8s.io/utils/exec"
 
 	"gantry/engine/cri/critest"
+	"gantry/engine/image"
+	"gantry/engine/registry/server"
 )
 
 func TestMain(m *testing.M) { os.Exit(critest.Main(m)) }
@@ -109,16 +115,22 @@ func TestLifeOfAPod(t *testing.T) {
 	if err := errors.Join(h.CRI.StopPodSandbox(ctx, sandbox), h.CRI.StopPodSandbox(ctx, sandbox), h.CRI.RemovePodSandbox(ctx, sandbox), h.CRI.RemovePodSandbox(ctx, sandbox), h.CRI.RemoveContainer(ctx, id)); err != nil {
 		t.Error(err)
 	}
+	var kinds []string
+	deadline := time.After(time.Minute)
+	for last := ""; last != "DELETED"; {
+		select {
+		case e := <-events:
+			if e.PodSandboxStatus.Metadata.Uid != "uid-web" || e.ContainerId != id {
+				t.Errorf("event of another: %v", e)
+			}
+			last = strings.TrimSuffix(strings.TrimPrefix(e.ContainerEventType.String(), "CONTAINER_"), "_EVENT")
+			kinds = append(kinds, last)
+		case <-deadline:
+			t.Fatalf("no event of the removal after %v", kinds)
+		}
+	}
 	stopEvents()
 	<-eventsDone
-	var kinds []string
-	for len(events) > 0 {
-		e := <-events
-		if e.PodSandboxStatus.Metadata.Uid != "uid-web" || e.ContainerId != id {
-			t.Errorf("event of another: %v", e)
-		}
-		kinds = append(kinds, strings.TrimSuffix(strings.TrimPrefix(e.ContainerEventType.String(), "CONTAINER_"), "_EVENT"))
-	}
 	if got := strings.Join(kinds, " "); got != "CREATED STARTED STOPPED DELETED" {
 		t.Errorf("events: %s", got)
 	}
@@ -195,7 +207,7 @@ func TestImages(t *testing.T) {
 	if id, err := h.CRI.PullImage(ctx, &runtimeapi.ImageSpec{Image: critest.Image}, nil, nil); err != nil || id != list[0].Id {
 		t.Errorf("pull of a local image: %s, %v", id, err)
 	}
-	if _, err := h.CRI.PullImage(ctx, &runtimeapi.ImageSpec{Image: "nothing"}, nil, nil); err == nil || !strings.Contains(err.Error(), `image "nothing" is not on this node`) {
+	if _, err := h.CRI.PullImage(ctx, &runtimeapi.ImageSpec{Image: "127.0.0.1:1/nothing"}, nil, nil); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("pull of a missing image: %v", err)
 	}
 	if err := errors.Join(h.CRI.RemoveImage(ctx, &runtimeapi.ImageSpec{Image: critest.Image}), h.CRI.RemoveImage(ctx, &runtimeapi.ImageSpec{Image: critest.Image})); err != nil {
@@ -237,5 +249,63 @@ func TestServedOnASocket(t *testing.T) {
 	cancel()
 	if err := <-served; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestPullImageFromARegistry(t *testing.T) {
+	h := critest.New(t)
+	far, err := image.Open(image.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	users := filepath.Join(t.TempDir(), "users.yaml")
+	// The password is "secret".
+	list := "users: [{name: ann, password: $2b$04$F4PcK7zfVNI6WLW68lX.zuD3KSOoGI1cAeq1RBZVbmpfWu4X8G1Sq, push: ['*']}]"
+	if err := os.WriteFile(users, []byte(list), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	known, err := server.ReadUsers(users)
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler, err := server.Open(server.Config{Dir: t.TempDir(), Images: far, Users: known})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer handler.Close()
+	web := httptest.NewServer(handler)
+	defer web.Close()
+	var archive bytes.Buffer
+	if err := tar.NewWriter(&archive).Close(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := far.Import(t.Context(), &archive, image.ImportOptions{Ref: "box:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := &runtimeapi.ImageSpec{Image: strings.TrimPrefix(web.URL, "http://") + "/box:1"}
+	if _, err := h.CRI.PullImage(t.Context(), spec, nil, nil); err == nil || !strings.Contains(err.Error(), "no basic auth credentials") {
+		t.Errorf("without credentials: %v", err)
+	}
+	for name, auth := range map[string]*runtimeapi.AuthConfig{
+		"name and password": {Username: "ann", Password: "secret"},
+		"auth":              {Auth: base64.StdEncoding.EncodeToString([]byte("ann:secret"))},
+	} {
+		got, err := h.CRI.PullImage(t.Context(), spec, auth, nil)
+		if err != nil || got != id.String() {
+			t.Errorf("%s: %s, %v", name, got, err)
+		}
+	}
+	status, err := h.CRI.ImageStatus(t.Context(), spec, false)
+	if err != nil || status.Image.GetId() != id.String() {
+		t.Errorf("after the pull: %v, %v", status, err)
+	}
+	// What is here alone is what its name means, whatever a registry has.
+	if _, err := h.Images.Resolve(t.Context(), critest.Image); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.CRI.PullImage(t.Context(), &runtimeapi.ImageSpec{Image: critest.Image}, nil, nil); err != nil {
+		t.Errorf("a local image: %v", err)
 	}
 }

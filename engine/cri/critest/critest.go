@@ -28,6 +28,7 @@ import (
 	"gantry/engine/cri"
 	"gantry/engine/image"
 	"gantry/engine/network"
+	"gantry/engine/registry"
 	"gantry/engine/volume"
 	"gantry/internal/instance"
 	"gantry/internal/testenv"
@@ -129,7 +130,9 @@ func (h *Host) Start() {
 	h.Engine, err = engine.New(engine.Config{Dir: h.instance.DataDir, RunDir: h.instance.RunDir, Images: h.Images, Runtime: runtime,
 		Networks: networks, Volumes: volumes, Logger: h.log})
 	must(h.t, err)
-	h.CRI, err = cri.New(cri.Config{Engine: h.Engine, Images: h.Images, Dir: h.instance.DataDir})
+	client, err := registry.New(registry.Config{Images: h.Images, Logger: h.log})
+	must(h.t, err)
+	h.CRI, err = cri.New(cri.Config{Engine: h.Engine, Images: h.Images, Registry: client, Dir: h.instance.DataDir})
 	must(h.t, err)
 
 	ctx, cancel := context.WithCancel(context.Background())
