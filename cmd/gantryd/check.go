@@ -33,6 +33,7 @@ func (s *server) Check(ctx context.Context) ([]control.Violation, error) {
 	found := violations(nil, "containers", h.engine.Check(ctx))
 	found = violations(found, "volumes", h.volumes.Check(ctx))
 	found = violations(found, "build cache", h.builder.Check())
+	found = violations(found, "registry", h.served.Check(ctx))
 	return violations(found, "images", apart(h.images.Check(ctx))), nil
 }
 

@@ -73,6 +73,7 @@ func (c *call) fail(err error) {
 		Message string `json:"message"`
 		Detail  string `json:"detail,omitempty"`
 	}
+	c.w.Header().Del("Content-Length") // of the answer that it was to be
 	c.w.Header().Set("Content-Type", "application/json")
 	c.w.WriteHeader(e.status)
 	if c.r.Method != http.MethodHead {

@@ -3,6 +3,7 @@ package server
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -54,10 +55,13 @@ func (h *host) open(users *Users) {
 
 func (h *host) close() {
 	h.http.Close()
+	for _, err := range h.server.Check(context.Background()) {
+		h.t.Errorf("the registry after the test: %v", err)
+	}
 	if err := h.server.Close(); err != nil {
 		h.t.Error(err)
 	}
-	if err := h.images.Check(h.t.Context()); err != nil && h.t.Context().Err() == nil {
+	if err := h.images.Check(context.Background()); err != nil {
 		h.t.Errorf("the store after the test: %v", err)
 	}
 	if err := h.images.Close(); err != nil {

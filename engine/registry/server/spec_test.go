@@ -126,7 +126,7 @@ func TestPushing(t *testing.T) {
 			if got := a.header.Get("Range"); got != "0-3" {
 				t.Errorf("Range %q after four bytes", got)
 			}
-			h.want(416, "PATCH", h.at(at), "89", chunkRange(8, 2))
+			h.refused(416, codeUploadInvalid, "PATCH", h.at(at), "89", chunkRange(8, 2))
 			h.want(416, "PATCH", h.at(at), "0123", chunkRange(0, 4))
 			a = h.want(202, "PATCH", h.at(a.header.Get("Location")), "4567", chunkRange(4, 4))
 			d := digest.FromString("0123456789")
