@@ -261,3 +261,17 @@ func (c *call) search() error {
 	}
 	return c.answer(http.StatusOK, list)
 }
+
+// registryConfig tells how registries are reached, as info shows it.
+func (c *call) registryConfig() *dregistry.ServiceConfig {
+	out := &dregistry.ServiceConfig{IndexConfigs: map[string]*dregistry.IndexInfo{}, Mirrors: []string{}}
+	if c.cfg.Registry == nil {
+		return out
+	}
+	out.InsecureRegistryCIDRs, out.Mirrors = c.cfg.Registry.Networks(), c.cfg.Registry.Mirrors()
+	out.IndexConfigs["docker.io"] = &dregistry.IndexInfo{Name: "docker.io", Mirrors: out.Mirrors, Secure: true, Official: true}
+	for _, host := range c.cfg.Registry.Hosts() {
+		out.IndexConfigs[host] = &dregistry.IndexInfo{Name: host, Mirrors: []string{}}
+	}
+	return out
+}

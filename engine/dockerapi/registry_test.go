@@ -3,7 +3,6 @@ package dockerapi_test
 import (
 	"bufio"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,16 +18,8 @@ import (
 func farRegistry(t testing.TB, htpasswd string) string {
 	t.Helper()
 	program := testenv.NeedCommand(t, "docker-registry")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
-	config := fmt.Sprintf("version: 0.1\nlog: {level: info}\nstorage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}\nhttp: {addr: %q}\n", dir, address)
+	config := fmt.Sprintf("version: 0.1\nlog: {level: info}\nstorage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}\nhttp: {addr: '127.0.0.1:0'}\n", dir)
 	if htpasswd != "" {
 		file := filepath.Join(dir, "htpasswd")
 		if err := os.WriteFile(file, []byte(htpasswd), 0o600); err != nil {
@@ -54,22 +45,25 @@ func farRegistry(t testing.TB, htpasswd string) string {
 		<-drained
 		_ = cmd.Wait() // it was killed
 	})
-	listening := make(chan bool, 1)
+	listening := make(chan string, 1)
 	go func() {
 		defer close(drained)
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
-			if strings.Contains(lines.Text(), "listening on") {
-				listening <- true
+			if at := listeningOn.FindStringSubmatch(lines.Text()); at != nil {
+				listening <- at[1]
 			}
 		}
 		close(listening)
 	}()
-	if !<-listening {
+	address := <-listening
+	if address == "" {
 		t.Fatal("docker-registry did not start")
 	}
 	return address
 }
+
+var listeningOn = regexp.MustCompile(`listening on (127\.0\.0\.1:[0-9]+)`)
 
 func TestPushAndPull(t *testing.T) {
 	d := newDaemon(t)

@@ -15,7 +15,6 @@ import (
 	devents "github.com/moby/moby/api/types/events"
 	dimage "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/plugin"
-	dregistry "github.com/moby/moby/api/types/registry"
 	dswarm "github.com/moby/moby/api/types/swarm"
 	dsystem "github.com/moby/moby/api/types/system"
 	dvolume "github.com/moby/moby/api/types/volume"
@@ -97,8 +96,8 @@ func (c *call) info() error {
 		Labels:      []string{}, LiveRestoreEnabled: true, Isolation: "default",
 		SecurityOptions: []string{"name=seccomp,profile=builtin"},
 		Plugins:         dsystem.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: engine.LogDrivers},
-		RegistryConfig:  &dregistry.ServiceConfig{IndexConfigs: map[string]*dregistry.IndexInfo{}},
-		CDISpecDirs:     []string{}, Warnings: limitWarnings(limits),
+		RegistryConfig:  c.registryConfig(), IndexServerAddress: "https://index.docker.io/v1/",
+		CDISpecDirs: []string{}, Warnings: limitWarnings(limits),
 		FirewallBackend: &dsystem.FirewallInfo{Driver: "nftables"},
 	}
 	if out.Name, err = os.Hostname(); err != nil {
