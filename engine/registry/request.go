@@ -140,9 +140,8 @@ func temporary(err error) bool {
 		errors.Is(err, errStalled) || errors.Is(err, net.ErrClosed) {
 		return true
 	}
-	var dns *net.DNSError
-	if errors.As(err, &dns) {
-		return dns.IsTemporary && !dns.IsNotFound
+	if dns := (*net.DNSError)(nil); errors.As(err, &dns) {
+		return false // the resolver has tried long enough
 	}
 	var n net.Error
 	return errors.As(err, &n) && n.Timeout()

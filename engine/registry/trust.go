@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -127,6 +129,24 @@ func tlsConfig(files []string) (*tls.Config, error) {
 		}
 	}
 	return conf, nil
+}
+
+// Networks returns the ranges whose registries may be insecure, loopback's first.
+func (c *Client) Networks() []netip.Prefix {
+	loopback := []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")}
+	return append(loopback, c.networks...)
+}
+
+// Hosts returns the other registries that may be insecure, sorted.
+func (c *Client) Hosts() []string { return slices.Sorted(maps.Keys(c.hosts)) }
+
+// Mirrors returns the mirrors of Docker's registry.
+func (c *Client) Mirrors() []string {
+	list := []string{}
+	for _, u := range c.mirrors[dockerHub] {
+		list = append(list, u.String()+"/")
+	}
+	return list
 }
 
 // insecure tells whether plain HTTP and unverified certificates will do for
