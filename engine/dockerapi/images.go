@@ -188,10 +188,16 @@ func (c *call) inspectImage() error {
 			out.GraphDriver.Data["LowerDir"] = strings.Join(dirs[1:], ":")
 		}
 	}
-	if !c.version.less(1, 52) {
+	asked := c.version
+	if strings.HasPrefix(c.r.UserAgent(), "docker-compose/1.") {
+		// It asks for the newest version, and recreates no container without
+		// the ContainerConfig that was there before 1.45.
+		asked = version{1, 44}
+	}
+	if !asked.less(1, 52) {
 		return c.answer(http.StatusOK, out)
 	}
-	legacy, err := legacyImageInspect(c.version, out, img.Parent.String())
+	legacy, err := legacyImageInspect(asked, out, img.Parent.String())
 	if err != nil {
 		return err
 	}

@@ -94,6 +94,9 @@ func (c *call) hijack(media string) (*hijacked, error) {
 	if _, err := io.WriteString(conn, head); err != nil {
 		return nil, errors.Join(errClientGone, conn.Close())
 	}
+	if socket, ok := conn.(*net.UnixConn); ok && !strings.HasPrefix(c.r.UserAgent(), "Docker-Client/") {
+		awaitRead(socket)
+	}
 	// Past what is buffered the server's reader must not be used: at the
 	// client's half-close it would end the request's context.
 	ahead := io.LimitReader(buffered.Reader, int64(buffered.Reader.Buffered()))
