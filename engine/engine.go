@@ -8,6 +8,7 @@
 //
 // # On disk
 //
+//	DIR/engine-id                   what clients know this engine by
 //	DIR/containers/ID/config.json   what was asked for, resolved; durable before Create returns
 //	DIR/containers/ID/state.json    what happened last; replaced without waiting for the disk
 //	DIR/containers/ID/{upper,work}  the writable layer
@@ -87,6 +88,8 @@ type Engine struct {
 	ready  chan struct{}
 	tasks  chan func(context.Context) // to be run by Run
 	closed chan struct{}              // Run takes no more tasks
+
+	identity sync.Mutex // held while the engine's ID is read or made
 
 	pins sync.Mutex // guards the mount that holds the sandboxes' pins
 

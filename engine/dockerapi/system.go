@@ -3,25 +3,17 @@ package dockerapi
 import (
 	"encoding/json"
 	"net/http"
-	"os"
-	"path"
-	"runtime"
 	"slices"
-	"strings"
-	"time"
 
 	dbuild "github.com/moby/moby/api/types/build"
 	dcontainer "github.com/moby/moby/api/types/container"
 	devents "github.com/moby/moby/api/types/events"
 	dimage "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/plugin"
-	dswarm "github.com/moby/moby/api/types/swarm"
 	dsystem "github.com/moby/moby/api/types/system"
 	dvolume "github.com/moby/moby/api/types/volume"
-	"golang.org/x/sys/unix"
 
 	"gantry/engine"
-	"gantry/engine/container"
 )
 
 func (c *call) ping() error {
@@ -40,130 +32,6 @@ func (c *call) ping() error {
 		return errClientGone
 	}
 	return nil
-}
-
-func kernelVersion() string {
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		return ""
-	}
-	return unix.ByteSliceToString(name.Release[:])
-}
-
-func (c *call) showVersion() error {
-	v := dsystem.VersionResponse{
-		Version: c.cfg.Version, APIVersion: maxVersion, MinAPIVersion: minVersion,
-		Os: runtime.GOOS, Arch: runtime.GOARCH, GoVersion: runtime.Version(), KernelVersion: kernelVersion(),
-	}
-	v.Platform.Name = "Gantry"
-	v.Components = []dsystem.ComponentVersion{{
-		Name: "Engine", Version: c.cfg.Version,
-		Details: map[string]string{
-			"ApiVersion": maxVersion, "MinAPIVersion": minVersion, "Os": v.Os, "Arch": v.Arch,
-			"GoVersion": v.GoVersion, "KernelVersion": v.KernelVersion, "Experimental": "false",
-		},
-	}}
-	return c.answer(http.StatusOK, v)
-}
-
-func (c *call) info() error {
-	ctx := c.r.Context()
-	images, err := c.cfg.Images.List(ctx)
-	if err != nil {
-		return err
-	}
-	memory, err := engine.HostMemory()
-	if err != nil {
-		return err
-	}
-	limits, err := c.cfg.Engine.Limits()
-	if err != nil {
-		return err
-	}
-	out := dsystem.Info{
-		ID: "gantry", Images: len(images), Driver: engine.StorageDriver,
-		DriverStatus: [][2]string{{"Backing", "overlayfs"}},
-		MemoryLimit:  limits.Memory, SwapLimit: limits.Swap, OomKillDisable: limits.OOMKillDisable, PidsLimit: limits.Pids,
-		CPUCfsPeriod: limits.CPUQuota, CPUCfsQuota: limits.CPUQuota, CPUShares: limits.CPUShares, CPUSet: limits.Cpuset,
-		IPv4Forwarding: true, SystemTime: time.Now().Format(time.RFC3339Nano), LoggingDriver: c.cfg.Engine.LogDriver(),
-		CgroupDriver: "cgroupfs", CgroupVersion: cgroupVersion(), KernelVersion: kernelVersion(),
-		OperatingSystem: operatingSystem(), OSType: runtime.GOOS, Architecture: machine(), NCPU: runtime.NumCPU(), MemTotal: int64(memory),
-		DockerRootDir: c.cfg.DataDir, ServerVersion: c.cfg.Version, DefaultRuntime: engine.RuntimeName,
-		Runtimes:   map[string]dsystem.RuntimeWithStatus{engine.RuntimeName: {}},
-		InitBinary: path.Base(container.InitPath), InitCommit: dsystem.Commit{ID: c.cfg.Version},
-		Swarm:       dswarm.Info{LocalNodeState: dswarm.LocalNodeStateInactive},
-		NGoroutines: runtime.NumGoroutine(),
-		Labels:      []string{}, LiveRestoreEnabled: true, Isolation: "default",
-		SecurityOptions: []string{"name=seccomp,profile=builtin"},
-		Plugins:         dsystem.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: engine.LogDrivers},
-		RegistryConfig:  c.registryConfig(), IndexServerAddress: "https://index.docker.io/v1/",
-		CDISpecDirs: []string{}, Warnings: limitWarnings(limits),
-		FirewallBackend: &dsystem.FirewallInfo{Driver: "nftables"},
-	}
-	if out.Name, err = os.Hostname(); err != nil {
-		return err
-	}
-	for _, found := range c.cfg.Engine.Containers(ctx) {
-		out.Containers++
-		switch found.Status {
-		case dcontainer.StateRunning, dcontainer.StateRestarting:
-			out.ContainersRunning++
-		case dcontainer.StatePaused:
-			out.ContainersPaused++
-		default:
-			out.ContainersStopped++
-		}
-	}
-	return c.answer(http.StatusOK, out)
-}
-
-// limitWarnings says what this host's cgroups cannot limit, in the reference's words.
-func limitWarnings(f container.Features) []string {
-	warnings := []string{}
-	for _, w := range []struct {
-		has  bool
-		what string
-	}{
-		{f.Memory, "memory limit"}, {f.Swap, "swap limit"}, {f.OOMKillDisable || cgroupVersion() == "2", "oom kill disable"},
-		{f.CPUQuota, "cpu cfs quota"}, {f.CPUQuota, "cpu cfs period"}, {f.CPUShares, "cpu shares"}, {f.Cpuset, "cpuset"},
-		{f.ReadBps, "blkio throttle.read_bps_device"}, {f.WriteBps, "blkio throttle.write_bps_device"},
-		{f.ReadIOps, "blkio throttle.read_iops_device"}, {f.WriteIOps, "blkio throttle.write_iops_device"},
-	} {
-		if !w.has {
-			warnings = append(warnings, "WARNING: No "+w.what+" support")
-		}
-	}
-	return warnings
-}
-
-func cgroupVersion() string {
-	var st unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/cgroup", &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
-		return "2"
-	}
-	return "1"
-}
-
-// machine is the kernel's name of the CPU, as the reference shows it.
-func machine() string {
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		return runtime.GOARCH
-	}
-	return unix.ByteSliceToString(name.Machine[:])
-}
-
-func operatingSystem() string {
-	data, err := os.ReadFile("/etc/os-release")
-	if err != nil {
-		return "Linux"
-	}
-	for line := range strings.Lines(string(data)) {
-		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "PRETTY_NAME="); ok {
-			return strings.Trim(name, `"'`)
-		}
-	}
-	return "Linux"
 }
 
 // legacyEvent adds the fields that events of containers and images had before 1.52.
