@@ -21,6 +21,9 @@ func (c *Container) Attach(ctx context.Context, s Streams, attached func()) erro
 }
 
 func (c *Container) attach(ctx context.Context, process string, s Streams, attached func()) error {
+	if c.foreign != nil {
+		return c.foreign.err
+	}
 	conn, err := dial(c.r.socketPath(c.state.ID))
 	if err != nil {
 		return c.notRunning()
@@ -37,7 +40,7 @@ func (c *Container) attach(ctx context.Context, process string, s Streams, attac
 
 func (c *Container) stream(conn net.Conn, process string, s Streams, attached func()) error {
 	_, err := conn.Write(request(wire.KindAttach, 1, func(e *wire.Encoder) {
-		e.U32(wire.Version)
+		e.U32(c.version)
 		e.Str(process)
 		e.Bool(s.Stdin != nil)
 		e.Bool(s.Stdout != nil)

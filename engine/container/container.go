@@ -22,7 +22,9 @@ type Container struct {
 	group    *cgroup.Group
 	link     *link // nil where the shim was gone when it was opened
 	warnings []string
-	shim     int // the shim's pid
+	shim     int      // the shim's pid
+	version  uint32   // of the protocol, agreed on with the shim
+	foreign  *foreign // nil where the shim and this engine speak
 	done     chan struct{}
 	released chan struct{} // closed when the Runtime has let go of it
 
@@ -60,6 +62,9 @@ func (c *Container) Started() bool {
 func (c *Container) call(ctx context.Context, verb string, kind wire.Kind, body func(*wire.Encoder)) (wire.Reply, error) {
 	if c.link == nil {
 		return wire.Reply{}, c.notRunning()
+	}
+	if c.foreign != nil {
+		return wire.Reply{}, c.foreign.err
 	}
 	r, err := c.link.call(ctx, kind, body)
 	if errors.Is(err, errLost) {
@@ -153,6 +158,9 @@ func (c *Container) lostExit() Exit {
 
 // Signal sends sig to the first process. Conflict if it has exited.
 func (c *Container) Signal(ctx context.Context, sig unix.Signal) error {
+	if c.foreign != nil {
+		return c.foreign.signal(sig)
+	}
 	_, err := c.call(ctx, "signal", wire.KindSignal, func(e *wire.Encoder) { e.Str(""); e.U32(uint32(sig)) })
 	if errors.Is(err, problem.Conflict) {
 		return c.notRunning()
@@ -242,6 +250,9 @@ func (c *Container) Delete(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-grace.C:
+		if c.foreign != nil {
+			return c.foreign.err // its shim's pid is not known
+		}
 		// Its connection is open, so the pid is still its own.
 		c.r.log.Error("shim does not end; it is killed", "container", c.state.ID)
 		if err := unix.Kill(c.shim, unix.SIGKILL); err != nil && err != unix.ESRCH {

@@ -188,11 +188,23 @@ func (c *Container) spawnShim() error {
 	return nil
 }
 
-// hello tells the shim the protocol's version and learns its state.
+// hello agrees with the shim on a version of the protocol, the newest that both
+// speak, and learns its state.
 func (c *Container) hello(ctx context.Context) error {
-	r, err := c.link.call(ctx, wire.KindHello, func(e *wire.Encoder) { e.U32(wire.Version) })
+	c.version = c.r.versions.Newest
+	call := func() (wire.Reply, error) {
+		return c.link.call(ctx, wire.KindHello, func(e *wire.Encoder) { e.U32(c.version) })
+	}
+	r, err := call()
+	if err == nil && r.Failure == wire.FailVersion && c.r.versions.Speaks(r.A) {
+		c.version = r.A
+		r, err = call()
+	}
 	if err != nil {
 		return err
+	}
+	if r.Failure == wire.FailVersion {
+		return c.r.foreignError(c.state.ID, r.A)
 	}
 	if err := c.failure(r, "adopt"); err != nil {
 		return err

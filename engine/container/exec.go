@@ -79,7 +79,7 @@ func (c *Container) Exec(ctx context.Context, s ExecSpec) (*Exec, error) {
 // run, and the last of those that have ended. It is for right after Open: a
 // shim of an earlier version knows of none.
 func (c *Container) Execs(ctx context.Context) ([]*Exec, error) {
-	if c.link == nil {
+	if c.link == nil || c.foreign != nil {
 		return nil, nil
 	}
 	// Until they are registered, exits are kept.

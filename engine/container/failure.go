@@ -34,9 +34,7 @@ func failure(r wire.Reply, verb string, messages []string) error {
 		return problem.New(problem.Conflict, "%s: the process is not in a state for it", verb)
 	case wire.FailProcess:
 		return problem.New(problem.NotFound, "%s: no such process", verb)
-	case wire.FailVersion:
-		return problem.New(problem.Unsupported, "%s: the shim speaks version %d of the protocol, and this engine %d", verb, r.A, wire.Version)
-	case wire.FailRequest:
+	case wire.FailVersion, wire.FailRequest:
 	}
 	return fmt.Errorf("%s: the shim does not understand the request", verb)
 }

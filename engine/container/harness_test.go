@@ -32,15 +32,23 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	shimBinary = filepath.Join(dir, "gantry-shim")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", shimBinary, "gantry/cmd/gantry-shim")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build the shim: %v\n%s", err, out)
+	if err := buildShim(shimBinary, ""); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// buildShim links the shim with further flags.
+func buildShim(path, flags string) error {
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w "+flags, "-o", path, "gantry/cmd/gantry-shim")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the shim: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // testRuntime returns a Runtime of its own for the test, and checks at the end

@@ -49,9 +49,6 @@ func (r *Runtime) Open(ctx context.Context, id, dir string) (*Container, error) 
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if errors.Is(err, problem.Unsupported) {
-			return nil, err // a shim of another version lives on
-		}
 		// The shim has ended, or is just ending: the record tells, or it was killed.
 		c.link = nil
 		if err := c.shimLost(ctx); err != nil {
@@ -64,11 +61,14 @@ func (r *Runtime) Open(ctx context.Context, id, dir string) (*Container, error) 
 func (c *Container) connect(ctx context.Context, conn net.Conn) error {
 	c.link = newLink(conn, c.exited)
 	c.r.watchers.Go(c.link.serve)
-	if err := c.hello(ctx); err != nil {
-		conn.Close()
-		return err
+	err := c.hello(ctx)
+	if errors.Is(err, problem.Unsupported) {
+		err = c.adoptForeign(err)
 	}
-	return nil
+	if err != nil {
+		conn.Close()
+	}
+	return err
 }
 
 // openExited makes a container that has nothing but an exit record.

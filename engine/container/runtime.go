@@ -34,6 +34,7 @@ import (
 	"gantry/engine/container/plan"
 	"gantry/engine/container/reaper"
 	"gantry/engine/container/seccomp"
+	"gantry/engine/container/wire"
 )
 
 // Config is what a Runtime needs to know. All but Logger are required.
@@ -52,6 +53,7 @@ type Runtime struct {
 	limits   plan.Limits
 	compiler seccomp.Compiler
 	features func() (cgroup.Features, error)
+	versions wire.Versions
 	stderr   *os.File // what shims are given; opened on first use, with mu
 	null     *os.File
 
@@ -83,7 +85,7 @@ func New(cfg Config) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runtime{cfg: cfg, log: log, host: host, limits: limits, containers: map[string]*Container{}}
+	r := &Runtime{cfg: cfg, log: log, host: host, limits: limits, versions: wire.Spoken(), containers: map[string]*Container{}}
 	r.compiler.Dir = r.path("")
 	r.features = sync.OnceValues(r.lookAtFeatures)
 	return r, nil

@@ -102,8 +102,8 @@ func (s *Shim) serveAttach(f *os.File, d *wire.Decoder, number uint32) bool {
 	r := wire.Reply{}
 	p := s.process(id)
 	switch {
-	case version != wire.Version:
-		r = wire.Reply{Failure: wire.FailVersion, A: wire.Version}
+	case !s.versions.Speaks(version):
+		r = wire.Reply{Failure: wire.FailVersion, A: s.versions.Newest}
 	case d.Bad:
 		r.Failure = wire.FailRequest
 	case p == nil:
@@ -165,8 +165,8 @@ func (s *Shim) handle(c *conn, kind wire.Kind, d *wire.Decoder) wire.Reply {
 }
 
 func (s *Shim) hello(c *conn, d *wire.Decoder) wire.Reply {
-	if d.U32() != wire.Version || d.Bad {
-		return wire.Reply{Failure: wire.FailVersion, A: wire.Version}
+	if !s.versions.Speaks(d.U32()) || d.Bad {
+		return wire.Reply{Failure: wire.FailVersion, A: s.versions.Newest}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -29,6 +29,8 @@ const (
 
 // Shim is the process's state.
 type Shim struct {
+	versions wire.Versions
+
 	answering sync.RWMutex // read-locked while a request is answered; before mu
 
 	mu      sync.Mutex // Shim.mu before process.mu before client.mu
@@ -55,7 +57,7 @@ func Run() int {
 	// waits for must not stay open as long as a container lives.
 	syscall.RawSyscall(sysCloseRange, connectFd+1, uintptr(^uint32(0)), 0)
 	syscall.RawSyscall(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0)
-	s := &Shim{procs: map[string]*process{}, childless: make(chan struct{}), done: make(chan struct{})}
+	s := &Shim{versions: wire.Spoken(), procs: map[string]*process{}, childless: make(chan struct{}), done: make(chan struct{})}
 	for _, fd := range []int{listenFd, connectFd} {
 		syscall.CloseOnExec(fd)
 		if syscall.SetNonblock(fd, true) != nil {

@@ -9,17 +9,16 @@
 // After the reply to KindAttach the connection carries stream frames alone,
 // whose length has the Stream in its top byte.
 //
-// The first request on a connection is KindHello or KindAttach; both carry
-// Version, and a shim that does not speak it answers FailVersion. A shim lives
-// as long as its container, so an engine meets shims of earlier versions: a
-// change that an old shim would misread needs a new version, and the engine
-// keeps speaking the old one to those shims.
+// The first request on a connection is KindHello or KindAttach; both carry the
+// version that the engine wants to speak, and a shim that does not speak it
+// answers FailVersion with its newest. A shim lives as long as its container, so
+// an engine meets shims of earlier versions, and, after a downgrade, of later
+// ones: a change that the other side would misread needs a new version, and both
+// sides keep speaking those from the oldest on. What is only added, at the end of
+// a message or as a Kind of its own, needs none.
 package wire
 
 import "gantry/engine/container/program"
-
-// Version is the protocol's version.
-const Version = 1
 
 // Kind says what a message is.
 type Kind uint8
