@@ -138,6 +138,12 @@ func (b *Builder) Build(ctx context.Context, req Request, progress func(Event)) 
 	if err := r.plan(); err != nil {
 		return "", err
 	}
+	if err := r.resolve(ctx); err != nil {
+		return "", err
+	}
+	if err := r.check(); err != nil {
+		return "", err
+	}
 	final, err := r.execute(ctx)
 	if err != nil {
 		return "", err
@@ -153,6 +159,7 @@ type run struct {
 	context  *buildContext
 	graph    *graph
 	args     *arguments
+	lint     *lint
 	epoch    time.Time // SOURCE_DATE_EPOCH, or zero
 	lease    string
 	results  []*stageResult // by stage
@@ -220,14 +227,14 @@ func (r *run) plan() error {
 	if err := r.context.ignoreFile(name); err != nil {
 		return err
 	}
-	f, err := parse(name, source)
+	if r.lint, err = newLint(source, r.req.BuildArgs); err != nil {
+		return err
+	}
+	f, err := parse(name, source, r.lint.rules)
 	if err != nil {
 		return err
 	}
-	for _, w := range f.warnings {
-		r.emit(Event{Kind: Warning, Text: w})
-	}
-	if r.args, err = newArguments(f, r.req.BuildArgs, r.platform); err != nil {
+	if r.args, err = newArguments(f, r.req, r.platform); err != nil {
 		return err
 	}
 	var extra []instructions.Command
@@ -236,6 +243,25 @@ func (r *run) plan() error {
 	}
 	r.graph, err = newGraph(f, r.req.Target, r.args.fromEnv(), extra)
 	return err
+}
+
+// check reports what the rules of the reference find in the Dockerfile.
+func (r *run) check() error {
+	f, err := parse(r.graph.file.name, r.graph.file.source, nil)
+	if err != nil {
+		return err
+	}
+	plain, err := newArguments(f, Request{Target: r.req.Target}, r.platform)
+	if err != nil {
+		plain = r.args
+	}
+	r.lint.file(f)
+	r.lint.bases(f, r.args.fromEnv(), plain.fromEnv())
+	r.lint.stages(f, r.graph, r.args, r.context.ignored)
+	for _, w := range r.lint.warnings() {
+		r.emit(Event{Kind: Warning, Text: "[Warning] " + w})
+	}
+	return r.lint.err()
 }
 
 // dockerfile finds the Dockerfile in the context.

@@ -29,6 +29,7 @@ import (
 type buildContext struct {
 	entries map[string]*contextEntry // by clean path, "" is the root
 	spool   spool
+	ignored *patternmatcher.PatternMatcher // what the ignore file excludes; nil without one
 }
 
 type contextEntry struct {
@@ -156,6 +157,7 @@ func (c *buildContext) ignore(patterns []string) error {
 	if err != nil {
 		return problem.New(problem.Invalid, "error checking context: %w", err)
 	}
+	c.ignored = m
 	_, err = c.exclude(m, "", patternmatcher.MatchInfo{})
 	return err
 }

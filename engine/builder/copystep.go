@@ -204,7 +204,7 @@ func Changes(config image.Spec, changes []string) (image.Spec, error) {
 		return config, nil
 	}
 	source := "FROM scratch\n" + strings.Join(changes, "\n") + "\n"
-	f, err := parse("change", []byte(source))
+	f, err := parse("change", []byte(source), nil)
 	if err != nil {
 		var syntax *SyntaxError
 		if errors.As(err, &syntax) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 
 	"gantry/internal/problem"
@@ -27,7 +28,7 @@ type dockerfile struct {
 	escape   rune
 	args     []instructions.ArgCommand // those before the first FROM
 	stages   []instructions.Stage
-	warnings []string
+	warnings []parser.Warning
 }
 
 // SyntaxError says where a Dockerfile is wrong. Its text begins as the
@@ -60,8 +61,8 @@ func (e *SyntaxError) Unwrap() []error {
 	return []error{problem.Invalid, e.Err}
 }
 
-// parse parses a Dockerfile. Errors are of type SyntaxError.
-func parse(name string, source []byte) (*dockerfile, error) {
+// parse parses a Dockerfile. Errors are of type SyntaxError. rules may be nil.
+func parse(name string, source []byte, rules *linter.Linter) (*dockerfile, error) {
 	if len(bytes.TrimSpace(source)) == 0 {
 		return nil, problem.New(problem.Invalid, "The Dockerfile (%s) cannot be empty", name)
 	}
@@ -69,11 +70,11 @@ func parse(name string, source []byte) (*dockerfile, error) {
 	if err != nil {
 		return nil, syntaxError(name, source, err)
 	}
-	f := &dockerfile{name: name, source: source, escape: result.EscapeToken}
-	for _, w := range result.Warnings {
-		f.warnings = append(f.warnings, w.Short)
+	f := &dockerfile{name: name, source: source, escape: result.EscapeToken, warnings: result.Warnings}
+	if rules == nil {
+		rules = silent()
 	}
-	f.stages, f.args, err = instructions.Parse(result.AST, nil)
+	f.stages, f.args, err = instructions.Parse(result.AST, rules)
 	if err != nil {
 		return nil, syntaxError(name, source, err)
 	}
@@ -82,6 +83,10 @@ func parse(name string, source []byte) (*dockerfile, error) {
 	}
 	return f, nil
 }
+
+// silent returns rules that report nothing. The parser takes nil for that too,
+// until it meets a comment with check options.
+func silent() *linter.Linter { return linter.New(&linter.Config{}) }
 
 // linePrefix is what the parser puts before some of its errors.
 var linePrefix = regexp.MustCompile(`^dockerfile parse error on line \d+: `)

@@ -17,19 +17,29 @@ func FuzzDockerfile(f *testing.F) {
 	for _, seed := range []string{
 		"FROM scratch\nCOPY a b\n", "ARG A=1\nFROM x${A} AS y\nRUN <<EOF\n#!/x\nEOF\nFROM y\nCOPY --from=y /a /b\n",
 		"# escape=`\nFROM scratch\nENV A=`\n B\n", "FROM scratch\nHEALTHCHECK --interval=1s CMD x\nONBUILD RUN y\nEXPOSE 1-3/udp\n",
+		"# check=skip=all;error=true\nFROM scratch\n# check=skip=x\nEXPOSE [::1]:1-3:4/UDP $X\nONBUILD RUN y\nARG K=$Z\n",
 		reproducible, runOnce,
 	} {
 		f.Add([]byte(seed), "A", "v")
 	}
 	f.Fuzz(func(t *testing.T, source []byte, arg, value string) {
-		file, err := parse("Dockerfile", source)
+		given := map[string]*string{arg: &value}
+		l, err := newLint(source, given)
+		if err != nil {
+			return
+		}
+		file, err := parse("Dockerfile", source, l.rules)
 		if err == nil {
 			var args *arguments
-			args, err = newArguments(file, map[string]*string{arg: &value}, image.Host())
+			args, err = newArguments(file, Request{BuildArgs: given}, image.Host())
 			if err == nil {
 				var g *graph
 				g, err = newGraph(file, "", args.fromEnv(), nil)
 				if err == nil {
+					g.number()
+					l.file(file)
+					l.bases(file, args.fromEnv(), args.fromEnv())
+					l.stages(file, g, args, nil)
 					describeAll(file, args)
 					if g.steps < 1 || !g.stages[g.target].needed {
 						t.Errorf("%s", g)

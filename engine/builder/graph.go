@@ -9,6 +9,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
+	"gantry/engine/image"
 	"gantry/internal/problem"
 )
 
@@ -38,6 +39,9 @@ type stage struct {
 	base     string // an image or "scratch"; empty when baseStage is set
 	from     int    // stage that it begins with, or -1
 	platform string
+	image    image.Image // the base, once it is resolved
+	resolved bool
+	triggers []trigger
 	steps    []step // FROM first
 	needs    []int  // other stages, from included, sorted
 	needed   bool
@@ -64,7 +68,6 @@ func newGraph(f *dockerfile, target string, globals shell.EnvGetter, extra []ins
 		last.steps = append(last.steps, step{text: text(c), command: c})
 	}
 	g.need(g.target)
-	g.number()
 	return g, nil
 }
 
@@ -119,7 +122,12 @@ func sourcesOf(c instructions.Command) []string {
 
 // earlier finds a stage by name among those so far; the last of a name wins.
 func (g *graph) earlier(name string) (int, bool) {
-	for i := len(g.stages) - 1; i >= 0; i-- {
+	return g.before(len(g.stages), name)
+}
+
+// before finds a stage by name among the first n.
+func (g *graph) before(n int, name string) (int, bool) {
+	for i := n - 1; i >= 0; i-- {
 		if strings.EqualFold(g.file.stages[i].Name, name) {
 			return i, true
 		}
@@ -130,7 +138,7 @@ func (g *graph) earlier(name string) (int, bool) {
 // source finds the stage that --from in stage number user means: a name, or an
 // index. If it is neither, it is an image.
 func (g *graph) source(from string, user int) (int, bool, error) {
-	if n, ok := g.earlier(from); ok {
+	if n, ok := g.before(user, from); ok {
 		return n, true, nil
 	}
 	if n, err := strconv.Atoi(from); err == nil {

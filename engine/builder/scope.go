@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"gantry/engine/image"
+	"gantry/internal/problem"
 )
 
 // proxyArgs may be given as build arguments without being declared. They are
@@ -27,28 +29,44 @@ type arguments struct {
 	given   map[string]*string
 	globals []variable        // ARGs before the first FROM
 	known   map[string]string // those that every build has
+	target  ocispec.Platform
 }
 
 // newArguments applies the build arguments to the ARGs before the first FROM.
-func newArguments(f *dockerfile, given map[string]*string, target ocispec.Platform) (*arguments, error) {
-	a := &arguments{given: given, known: platformArgs(target)}
+func newArguments(f *dockerfile, req Request, target ocispec.Platform) (*arguments, error) {
+	a := &arguments{given: req.BuildArgs, known: platformArgs(target), target: target}
+	a.known["TARGETSTAGE"] = cmp.Or(req.Target, f.stages[len(f.stages)-1].Name, "default")
+	for name := range a.known {
+		if v := req.BuildArgs[name]; v != nil {
+			a.known[name] = *v
+		}
+	}
 	lex := shell.NewLex(f.escape)
 	for i := range f.args {
-		c := &f.args[i]
-		err := c.Expand(func(word string) (string, error) {
-			out, _, err := lex.ProcessWord(word, a.fromEnv())
-			return out, err
-		})
-		if err != nil {
-			return nil, f.at(c.Location(), err)
-		}
-		for _, arg := range c.Args {
-			if v, ok := a.value(arg, nil); ok {
+		for _, arg := range f.args[i].Args {
+			v, ok, err := a.expanded(arg, nil, lex, a.fromEnv())
+			if err != nil {
+				return nil, f.at(f.args[i].Location(), err)
+			}
+			if ok {
 				a.globals = set(a.globals, arg.Key, v)
 			}
 		}
 	}
 	return a, nil
+}
+
+// expanded is value, with the variables in the default replaced if that is used.
+func (a *arguments) expanded(arg instructions.KeyValuePairOptional, inherited []variable, lex *shell.Lex, env shell.EnvGetter) (string, bool, error) {
+	if _, given := a.given[arg.Key]; arg.Value != nil && !given {
+		v, _, err := lex.ProcessWord(*arg.Value, env)
+		if err != nil {
+			return "", false, problem.New(problem.Invalid, "failed to process %q: %w", *arg.Value, err)
+		}
+		arg.Value = &v
+	}
+	v, ok := a.value(arg, inherited)
+	return v, ok, nil
 }
 
 // fromEnv is the environment of FROM.
@@ -80,7 +98,7 @@ func (a *arguments) value(arg instructions.KeyValuePairOptional, inherited []var
 // unused returns the names of build arguments that no ARG of the Dockerfile
 // asks for, sorted.
 func (a *arguments) unused(f *dockerfile) []string {
-	declared := map[string]bool{"SOURCE_DATE_EPOCH": true}
+	declared := map[string]bool{"SOURCE_DATE_EPOCH": true, checkArgument: true}
 	for _, c := range f.args {
 		for _, arg := range c.Args {
 			declared[arg.Key] = true
@@ -110,6 +128,7 @@ func platformArgs(target ocispec.Platform) map[string]string {
 	for prefix, p := range map[string]ocispec.Platform{"BUILD": image.Host(), "TARGET": target} {
 		args[prefix+"PLATFORM"] = image.FormatPlatform(p)
 		args[prefix+"OS"] = p.OS
+		args[prefix+"OSVERSION"] = p.OSVersion
 		args[prefix+"ARCH"] = p.Architecture
 		args[prefix+"VARIANT"] = p.Variant
 	}

@@ -9,10 +9,8 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
-	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"gantry/engine/image"
@@ -90,14 +88,6 @@ func (x *stageRun) step(ctx context.Context, s step) error {
 // from begins the stage with its base.
 func (x *stageRun) from(ctx context.Context, s step) error {
 	b := x.build
-	want := b.platform
-	if x.stage.platform != "" {
-		p, err := image.ParsePlatform(x.stage.platform)
-		if err != nil {
-			return err
-		}
-		want = p
-	}
 	switch {
 	case x.stage.from >= 0:
 		x.st = b.results[x.stage.from].st.fork()
@@ -107,93 +97,47 @@ func (x *stageRun) from(ctx context.Context, s step) error {
 		}
 		x.base = id
 	case x.stage.base == scratch:
+		want, err := b.wanted(x.stage)
+		if err != nil {
+			return err
+		}
 		x.st = scratchState(want)
 		if !b.epoch.IsZero() {
 			x.st.created = b.epoch
 		}
+		x.defaultPath()
 		return nil
 	default:
-		asked := x.stage.platform != "" || b.req.Platform != ""
-		img, err := b.base(ctx, x.stage.base, want, asked)
-		if err != nil {
-			return err
-		}
-		if p := img.Platform(); asked && !image.Runs(p, want) {
-			return problem.New(problem.Invalid, "image %s is for %s, the build asks for %s",
-				x.stage.base, image.FormatPlatform(p), image.FormatPlatform(want))
-		}
-		x.st, x.base = imageState(img), img.ID
+		x.st, x.base = imageState(x.stage.image), x.stage.image.ID
 	}
 	x.inherited = len(x.st.spec.History)
-	return x.triggers(ctx, s)
-}
-
-// base finds an image to build on, with a lease on its layers. It is fetched
-// when it is not here, when the build says so, and when the one that is here is
-// for another platform than was asked for.
-func (r *run) base(ctx context.Context, name string, want ocispec.Platform, asked bool) (image.Image, error) {
-	img, err := r.cfg.Images.Resolve(ctx, name)
-	if err != nil && !errors.Is(err, problem.NotFound) {
-		return img, err
-	}
-	named, perr := image.ParseName(name)
-	here := err == nil && !r.req.Pull && (!asked || image.Runs(img.Platform(), want))
-	if byID := err == nil && strings.HasPrefix(img.ID.Encoded(), strings.TrimPrefix(name, "sha256:")); !here && !byID && r.req.Fetch != nil && perr == nil {
-		if err := r.req.Fetch(ctx, named, want); err != nil {
-			return img, err
-		}
-		img, err = r.cfg.Images.Resolve(ctx, name)
-	}
-	if err != nil {
-		return img, err
-	}
-	return img, r.cfg.Images.Lease(r.lease, img.Layers...)
-}
-
-// triggers carries out the ONBUILD instructions of the base.
-func (x *stageRun) triggers(ctx context.Context, s step) error {
-	list := x.st.spec.Config.OnBuild
-	if len(list) == 0 {
-		return nil
-	}
 	x.st.spec.Config.OnBuild = nil
-	word := "trigger"
-	if len(list) > 1 {
-		word = "triggers"
-	}
-	x.event(s, Event{Kind: Note, Text: fmt.Sprintf("# Executing %d build %s", len(list), word)})
-	for _, source := range list {
-		ast, err := parser.Parse(strings.NewReader(source))
-		if err != nil {
-			return problem.New(problem.Invalid, "ONBUILD %s: %w", source, err)
-		}
-		for _, node := range ast.AST.Children {
-			cmd, err := instructions.ParseCommand(node)
-			if err != nil {
-				return problem.New(problem.Invalid, "ONBUILD %s: %w", source, err)
-			}
-			if err := x.checkTrigger(cmd); err != nil {
-				return fmt.Errorf("ONBUILD %s: %w", source, err)
-			}
-			if err := x.instruction(ctx, s, cmd, source); err != nil {
-				return fmt.Errorf("ONBUILD %s: %w", source, err)
-			}
-		}
-	}
-	return nil
+	x.defaultPath()
+	return x.trigger(ctx, s)
 }
 
-// checkTrigger refuses a trigger that needs a stage which is not built: the base
-// was not known when the stages were chosen.
-func (x *stageRun) checkTrigger(cmd instructions.Command) error {
-	g := x.build.graph
-	for _, from := range sourcesOf(cmd) {
-		n, ok, err := g.source(from, x.stage.index)
-		if err != nil {
-			return err
-		}
-		if ok && !slices.Contains(x.stage.needs, n) {
-			return unsupported("a trigger cannot take from stage %s, unless its stage needs that too", from)
+// defaultPath gives a stage that does something a PATH, which becomes part of
+// the image, as in the reference.
+func (x *stageRun) defaultPath() {
+	if len(x.stage.steps) > 1 {
+		x.st.defaultPath()
+	}
+}
+
+// trigger carries out the ONBUILD instructions of the base.
+func (x *stageRun) trigger(ctx context.Context, s step) error {
+	list := x.stage.triggers
+	switch len(list) {
+	case 0:
+		return nil
+	case 1:
+		x.event(s, Event{Kind: Note, Text: "# Executing 1 build trigger"})
+	default:
+		x.event(s, Event{Kind: Note, Text: fmt.Sprintf("# Executing %d build triggers", len(list))})
+	}
+	for _, t := range list {
+		if err := x.instruction(ctx, s, t.command, t.source); err != nil {
+			return fmt.Errorf("ONBUILD %s: %w", t.source, err)
 		}
 	}
 	return nil
@@ -202,7 +146,8 @@ func (x *stageRun) checkTrigger(cmd instructions.Command) error {
 // instruction carries out one instruction.
 func (x *stageRun) instruction(ctx context.Context, s step, cmd instructions.Command, written string) error {
 	lex := shell.NewLex(x.build.graph.file.escape)
-	if e, ok := cmd.(instructions.SupportsSingleWordExpansion); ok {
+	_, arg := cmd.(*instructions.ArgCommand) // its defaults may go unused
+	if e, ok := cmd.(instructions.SupportsSingleWordExpansion); ok && !arg {
 		if err := e.Expand(x.st.expander(lex)); err != nil {
 			return problem.New(problem.Invalid, "%w", err)
 		}
@@ -224,7 +169,7 @@ func (x *stageRun) instruction(ctx context.Context, s step, cmd instructions.Com
 	if !known {
 		return unsupported("%s is not supported", strings.ToUpper(cmd.Name()))
 	}
-	if _, ok := cmd.(*instructions.ArgCommand); ok {
+	if arg {
 		return nil // changes nothing in the image
 	}
 	x.st.note(written, false)

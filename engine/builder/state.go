@@ -2,11 +2,9 @@ package builder
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -52,6 +50,13 @@ func imageState(img image.Image) state {
 func (st state) fork() state {
 	st.cmdSet = false
 	return st
+}
+
+// defaultPath sets PATH if it is not, so that ENV can add to it.
+func (st *state) defaultPath() {
+	if c := &st.spec.Config; !hasEnv(c.Env, "PATH") {
+		c.Env = append(slices.Clip(c.Env), "PATH="+image.DefaultPath)
+	}
 }
 
 // id is the ID that an image of this state would have.
@@ -154,7 +159,11 @@ func (st *state) describe(cmd instructions.Command, a *arguments, lex *shell.Lex
 		c.OnBuild = append(slices.Clip(c.OnBuild), cmd.Expression)
 	case *instructions.ArgCommand:
 		for _, arg := range cmd.Args {
-			if v, ok := a.value(arg, a.globals); ok {
+			v, ok, err := a.expanded(arg, a.globals, lex, st.environment())
+			if err != nil {
+				return true, err
+			}
+			if ok {
 				st.args = set(st.args, arg.Key, v)
 			}
 		}
@@ -192,33 +201,6 @@ func (st *state) expose(cmd *instructions.ExposeCommand, lex *shell.Lex) error {
 	}
 	st.spec.Config.ExposedPorts = addKeys(st.spec.Config.ExposedPorts, ports)
 	return nil
-}
-
-// parsePorts expands "80", "53/udp" and "3000-3005/tcp".
-func parsePorts(s string) ([]string, error) {
-	invalid := problem.New(problem.Invalid, "invalid containerPort: %s", s)
-	ports, proto, ok := strings.Cut(s, "/")
-	if !ok || proto == "" {
-		proto = "tcp"
-	}
-	proto = strings.ToLower(proto)
-	if proto != "tcp" && proto != "udp" && proto != "sctp" {
-		return nil, problem.New(problem.Invalid, "invalid proto: %s", proto)
-	}
-	first, last, isRange := strings.Cut(ports, "-")
-	if !isRange {
-		last = first
-	}
-	lo, err1 := strconv.ParseUint(first, 10, 16)
-	hi, err2 := strconv.ParseUint(last, 10, 16)
-	if err1 != nil || err2 != nil || lo > hi {
-		return nil, invalid
-	}
-	var out []string
-	for p := lo; p <= hi; p++ {
-		out = append(out, fmt.Sprintf("%d/%s", p, proto))
-	}
-	return out, nil
 }
 
 func (st *state) stopSignal(s string) error {
