@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,9 @@ import (
 	"gantry/engine/image"
 	"gantry/internal/testenv"
 )
+
+// Nobody else is in the tests' network: no address is translated, no port taken.
+func TestMain(m *testing.M) { os.Exit(testenv.Isolate(m)) }
 
 // far is a registry that a test makes: it holds what it is told, serves ranges,
 // and can be told to misbehave.

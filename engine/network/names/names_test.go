@@ -35,7 +35,7 @@ func (d directory) Addresses(_, name string) ([]netip.Addr, bool) {
 
 func (d directory) Name(_ string, address netip.Addr) (string, bool) {
 	for name, list := range d.names {
-		if slices.Contains(list, address) {
+		if list[0] == address { // the further ones are of shared names
 			return name + ".net", true
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,6 +22,9 @@ import (
 	"gantry/engine/image"
 	"gantry/internal/testenv"
 )
+
+// Nobody else is in the tests' network: no address is translated, no port taken.
+func TestMain(m *testing.M) { os.Exit(testenv.Isolate(m)) }
 
 // host is a registry that a test talks to.
 type host struct {
