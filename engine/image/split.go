@@ -112,6 +112,7 @@ func sparse(h *tar.Header) bool {
 // body is the content of one entry.
 type body struct {
 	split *splitter
+	room  *room
 	r     io.Reader
 	raw   bool
 	n     int64 // bytes read, which are those that are left out unless raw
@@ -122,6 +123,9 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
 	b.split.inBody = false
 	b.n += int64(n)
+	if rerr := b.room.content(n); rerr != nil {
+		return n, rerr
+	}
 	return n, err
 }
 

@@ -21,6 +21,7 @@ type unpacked struct {
 	dir    string // holds what layers/HEX will hold
 	diffID digest.Digest
 	record layerRecord
+	room   *room // while it is being unpacked
 }
 
 // unpack unpacks the archive in r, of any compression, into a new directory.
@@ -43,6 +44,9 @@ func (s *Store) unpack(ctx context.Context, r io.Reader) (_ *unpacked, err error
 	}
 	defer func() { err = errors.Join(err, plain.Close()) }()
 	u := &unpacked{dir: dir, record: layerRecord{Split: true}}
+	if u.room, err = newRoom(ctx, dir); err != nil {
+		return nil, err
+	}
 	if err := u.extract(ctx, plain); err != nil {
 		return nil, err
 	}
@@ -101,7 +105,11 @@ func (u *unpacked) entries(ctx context.Context, w *tree.Writer, split *splitter)
 		if h.Typeflag == tar.TypeXGlobalHeader {
 			continue
 		}
+		if err := u.room.entry(h); err != nil {
+			return err
+		}
 		b := split.body(h, archive)
+		b.room = u.room
 		name, err := w.Put(h, b)
 		if err != nil {
 			return err
