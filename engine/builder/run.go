@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -188,7 +189,7 @@ func (x *stageRun) run(ctx context.Context, s step, p runPlan) (_ result, err er
 		return result{}, context.Cause(ctx)
 	}
 	if err != nil {
-		return result{}, err
+		return result{}, cmp.Or(x.checkExecutable(p), err)
 	}
 	x.event(s, Event{Kind: Removed, Container: spec.ID})
 	if code != 0 {
@@ -206,6 +207,17 @@ func (x *stageRun) run(ctx context.Context, s step, p runPlan) (_ result, err er
 	}
 	layer, err := b.cfg.Images.CommitLayer(ctx, b.lease, scratch.Upper)
 	return result{Layer: layer.DiffID, Created: created}, err
+}
+
+// checkExecutable says of a command that did not start whether it is made for
+// another CPU.
+func (x *stageRun) checkExecutable(p runPlan) error {
+	root, err := x.build.cfg.Images.OpenRoot(x.st.layers)
+	if err != nil {
+		return nil // why the command did not start says more
+	}
+	defer root.Close()
+	return image.CheckExecutable(root, x.stage.label(), p.args, p.env, x.st.resolve("."))
 }
 
 // clampTimes sets times after latest back to it, below dir.

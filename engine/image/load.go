@@ -203,6 +203,13 @@ func (l *loader) finish(ctx context.Context) ([]Image, error) {
 		}
 		out = append(out, img)
 		lines = append(lines, loaded(img.ID, f.names)...)
+		misfit, err := l.store.Misfit(img, img.ID.String())
+		if err != nil {
+			return nil, err
+		}
+		if misfit != "" {
+			lines = append(lines, "WARNING: "+misfit+"\n")
+		}
 	}
 	for _, line := range lines {
 		l.progress(Event{Stream: line})

@@ -2,13 +2,8 @@ package image
 
 import (
 	"crypto/rand"
-	"debug/elf"
 	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
-	"io/fs"
-	"path"
 	goruntime "runtime"
 	"slices"
 	"strings"
@@ -17,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/problem"
-	"gantry/internal/tree"
 )
 
 // Host returns the platform of this host.
@@ -97,125 +91,9 @@ func wrongPlatform(what, is string) error {
 	return problem.New(problem.Invalid, "%s is for %s, this host is %s", what, is, FormatPlatform(Host()))
 }
 
-// elfArchitectures are the names of the CPUs that Linux containers are made for.
-var elfArchitectures = map[elf.Machine]string{
-	elf.EM_X86_64: "amd64", elf.EM_386: "386", elf.EM_AARCH64: "arm64", elf.EM_ARM: "arm",
-	elf.EM_RISCV: "riscv64", elf.EM_PPC64: "ppc64le", elf.EM_S390: "s390x", elf.EM_MIPS: "mips64le",
-	elf.EM_LOONGARCH: "loong64",
+func isSpace(err error) bool {
+	return errors.Is(err, problem.NoSpace) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }
-
-// ELFArchitecture returns the architecture that an executable's first bytes
-// name (20 are enough), or false if they are not those of an ELF file.
-func ELFArchitecture(head []byte) (string, bool) {
-	if len(head) < 20 || string(head[:4]) != elf.ELFMAG {
-		return "", false
-	}
-	machine := elf.Machine(uint16(head[18]) | uint16(head[19])<<8)
-	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {
-		machine = elf.Machine(uint16(head[19]) | uint16(head[18])<<8)
-	}
-	if name, ok := elfArchitectures[machine]; ok {
-		return name, true
-	}
-	return machine.String(), true
-}
-
-// CheckRuns refuses an image that is not for this host's CPU: by what it says of
-// itself, and by the command that is to run in it. It looks once for each image
-// and command. name is what the user called the image.
-func (s *Store) CheckRuns(img Image, name string, args []string) error {
-	if err := CheckPlatform(img, name); err != nil || len(args) == 0 {
-		return err
-	}
-	k := img.ID.String() + " " + args[0]
-	s.mu.Lock()
-	seen := s.runs[k]
-	s.mu.Unlock()
-	if seen {
-		return nil
-	}
-	root, err := s.OpenRoot(img.Layers)
-	if err != nil {
-		return err
-	}
-	err = CheckExecutable(root, name, args, img.Config.Config.Env, img.Config.Config.WorkingDir)
-	if err = errors.Join(err, root.Close()); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.runs) >= maxRuns {
-		clear(s.runs)
-	}
-	s.runs[k] = true
-	return nil
-}
-
-// maxRuns bounds what CheckRuns remembers.
-const maxRuns = 10_000
-
-// CheckExecutable refuses a command whose binary is made for another CPU. args,
-// env and dir are the container's; root is its file system. A command that is
-// not found, or is no binary, is for others to report.
-func CheckExecutable(root *tree.Root, name string, args, env []string, dir string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	file, ok := lookPath(root, args[0], env, dir)
-	if !ok {
-		return nil
-	}
-	f, err := root.Open(file)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	head := make([]byte, 20)
-	if _, err := io.ReadFull(f, head); err != nil {
-		return nil // too short to be a binary
-	}
-	arch, ok := ELFArchitecture(head)
-	if !ok || Runs(ocispec.Platform{Architecture: arch}, Host()) {
-		return nil
-	}
-	return wrongPlatform(fmt.Sprintf("image %s: %s", name, file), "linux/"+arch)
-}
-
-// lookPath finds a command as execvp does.
-func lookPath(root *tree.Root, command string, env []string, dir string) (string, bool) {
-	if strings.Contains(command, "/") {
-		if !path.IsAbs(command) {
-			command = path.Join("/", dir, command)
-		}
-		return command, true
-	}
-	for _, d := range strings.Split(searchPath(env), ":") {
-		file := path.Join("/", d, command)
-		st, err := root.Stat(file)
-		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o111 != 0 {
-			return file, true
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
-			return "", false
-		}
-	}
-	return "", false
-}
-
-// DefaultPath is the PATH of a container whose image names none.
-const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-func searchPath(env []string) string {
-	found := DefaultPath
-	for _, e := range env {
-		if v, ok := strings.CutPrefix(e, "PATH="); ok {
-			found = v
-		}
-	}
-	return found
-}
-
-func isSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // random returns a name that nobody else has.
 func random() string {

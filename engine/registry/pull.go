@@ -225,6 +225,14 @@ func (p *puller) one(ctx context.Context, from []*repository, ref reference.Name
 	p.newer = p.newer || before.ID != img.ID
 	p.progress(Event{Status: "Digest: " + top.String()})
 	p.remember(ref, f.doc)
+	misfit, err := p.client.cfg.Images.Misfit(img, reference.FamiliarString(ref))
+	if err != nil {
+		return img, err
+	}
+	if misfit != "" {
+		p.progress(Event{Status: "WARNING: " + misfit})
+		p.client.log.Warn("image with programs for another CPU", "image", reference.FamiliarString(ref), "err", misfit)
+	}
 	if want := p.req.Platform; want != nil && rankPlatform(new(img.Platform()), *want) == 0 {
 		p.progress(Event{Status: fmt.Sprintf("WARNING: image with reference %s was found but does not match the specified platform: wanted %s, actual: %s",
 			reference.FamiliarString(ref), image.FormatPlatform(*want), image.FormatPlatform(img.Platform()))})

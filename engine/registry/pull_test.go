@@ -528,3 +528,15 @@ func (w *cutWriter) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+func TestPullReportsProgramsForAnotherCPU(t *testing.T) {
+	f := newFar(t)
+	foreign := "\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 9) + "\x02\x00\xf3\x00" + strings.Repeat("\x00", 40) // riscv64
+	says := image.Host()
+	f.image("web", "1", ocispec.MediaTypeImageManifest, says, gzipped(t, archive(t, map[string]string{"bin/sh": foreign})))
+	_, lines := mustPull(t, newClient(t, Config{}), f.host()+"/web:1")
+	want := "WARNING: image " + f.host() + "/web:1 says that it is for " + image.FormatPlatform(says) + ", but its /bin/sh is for linux/riscv64"
+	if all := strings.Join(lines, "\n"); !strings.Contains(all, want) {
+		t.Errorf("pull said\n%s\nwant %q", all, want)
+	}
+}
