@@ -34,7 +34,7 @@ func (e *Engine) connect(ctx context.Context, cfg *config) (net connection, err 
 	if err != nil || mode.IsNone() {
 		return net, err
 	}
-	names := attachOrder(cfg.Networks, string(mode))
+	names := attachOrder(cfg.Networks, e.networkName(string(mode)))
 	for _, name := range names {
 		ep, err := e.cfg.Networks.Attach(ctx, attachRequest(cfg, name, net))
 		if err != nil {

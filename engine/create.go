@@ -13,7 +13,6 @@ import (
 	dcontainer "github.com/moby/moby/api/types/container"
 	devents "github.com/moby/moby/api/types/events"
 	dmount "github.com/moby/moby/api/types/mount"
-	dnetwork "github.com/moby/moby/api/types/network"
 	dvolume "github.com/moby/moby/api/types/volume"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -195,99 +194,6 @@ func applyDefaults(h *dcontainer.HostConfig) (warnings []string) {
 		warnings = append(warnings, "Published ports are discarded when using host network mode")
 	}
 	return warnings
-}
-
-// resolveNetworks decides which networks the container is attached to.
-func (e *Engine) resolveNetworks(cfg *config, wish *dnetwork.NetworkingConfig) error {
-	mode := cfg.HostConfig.NetworkMode
-	if cfg.Config.NetworkDisabled {
-		mode, cfg.HostConfig.NetworkMode = network.None, network.None
-	}
-	var endpoints map[string]*dnetwork.EndpointSettings
-	if wish != nil {
-		endpoints = maps.Clone(wish.EndpointsConfig)
-	}
-	if cfg.Sandbox != "" {
-		if len(endpoints) > 0 || len(cfg.HostConfig.PortBindings) > 0 {
-			return invalid("a sandbox's container has the sandbox's network and ports")
-		}
-		_, err := e.findSandbox(cfg.Sandbox)
-		return err
-	}
-	if mode.IsContainer() {
-		if len(endpoints) > 0 || len(cfg.HostConfig.PortBindings) > 0 || cfg.HostConfig.PublishAllPorts {
-			return invalid("conflicting options: port publishing and the container type network mode")
-		}
-		joined, err := e.joinable(mode.ConnectedContainer())
-		cfg.HostConfig.NetworkMode = dcontainer.NetworkMode(joined)
-		return err
-	}
-	if mode.IsHost() || mode.IsNone() {
-		delete(endpoints, string(mode))
-		if len(endpoints) > 0 {
-			return invalid("conflicting options: cannot attach both user-defined networks and %s network mode", mode)
-		}
-		cfg.Networks = map[string]*dnetwork.EndpointSettings{string(mode): {}}
-		return nil
-	}
-	if cfg.Networks = endpoints; cfg.Networks == nil {
-		cfg.Networks = map[string]*dnetwork.EndpointSettings{}
-	}
-	if old, ok := cfg.Networks["default"]; ok {
-		delete(cfg.Networks, "default")
-		cfg.Networks[network.Bridge] = old
-	}
-	if cfg.Networks[string(mode)] == nil {
-		cfg.Networks[string(mode)] = &dnetwork.EndpointSettings{}
-	}
-	if err := exclusiveNetworks(cfg.Networks); err != nil {
-		return err
-	}
-	for name, settings := range cfg.Networks {
-		if err := e.checkEndpoint(name, settings); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// exclusiveNetworks refuses what the networks host and none do not go with.
-func exclusiveNetworks(networks map[string]*dnetwork.EndpointSettings) error {
-	for name := range networks {
-		if mode := dcontainer.NetworkMode(name); (mode.IsHost() || mode.IsNone()) && len(networks) > 1 {
-			return invalid("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
-		}
-	}
-	return nil
-}
-
-// checkEndpoint refuses what an attachment asks for and does not get.
-func (e *Engine) checkEndpoint(name string, s *dnetwork.EndpointSettings) error {
-	n, err := e.cfg.Networks.Inspect(name)
-	if errors.Is(err, problem.NotFound) {
-		return nil // the start finds out: at a NotFound from here, clients pull the image
-	}
-	if err != nil {
-		return err
-	}
-	if n.Name == network.Pods {
-		return problem.New(problem.NotFound, "network %s not found", name)
-	}
-	if s == nil {
-		return nil
-	}
-	if _, _, err := endpointOptions(s.DriverOpts); err != nil {
-		return err
-	}
-	switch ipam := s.IPAMConfig; {
-	case ipam == nil:
-		return nil
-	case (ipam.IPv4Address.IsValid() || ipam.IPv6Address.IsValid()) && n.Name == network.Bridge:
-		return invalid("user specified IP address is supported on user defined networks only")
-	case (ipam.IPv4Address.IsValid() || ipam.IPv6Address.IsValid()) && n.Chosen && !n.IPv6.Given:
-		return invalid("user specified IP address is supported only when connecting to networks with user configured subnets")
-	}
-	return nil
 }
 
 func (e *Engine) resolveLog(cfg *config, req CreateRequest) {

@@ -132,6 +132,8 @@ func (e *Engine) PruneNetworks(ctx context.Context, f Filters) (dnetwork.PruneRe
 			return report, err
 		}
 		report.NetworksDeleted = append(report.NetworksDeleted, n.Name)
+		e.Emit(devents.NetworkEventType, devents.ActionDestroy, n.ID, map[string]string{"name": n.Name, "type": n.Driver})
 	}
+	e.Emit(devents.NetworkEventType, devents.ActionPrune, "", map[string]string{"reclaimed": "0"})
 	return report, nil
 }

@@ -221,3 +221,38 @@ func TestKindsOfNetworks(t *testing.T) {
 		}
 	}
 }
+
+func TestNetworksByTheirIDs(t *testing.T) {
+	d := newDaemon(t)
+	id := d.do("network", "create", "--subnet", "10.94.0.0/24", "mine")
+	second := d.do("network", "create", "--subnet", "10.94.1.0/24", "aaa")
+	d.do("run", "-d", "--name", "one", "--network", "name="+id+",ip=10.94.0.7,alias=solo", "--network", second[:12], "busybox", "sleep", "1000")
+	if got := d.do("inspect", "-f", "{{range $name, $ep := .NetworkSettings.Networks}}{{$name}} {{$ep.IPAddress}} {{end}}", "one"); got != "aaa 10.94.1.2 mine 10.94.0.7" {
+		t.Errorf("networks: %s", got)
+	}
+	if got := d.do("exec", "one", "ip", "-4", "-o", "addr", "show", "eth0"); !strings.Contains(got, "10.94.0.7/24") {
+		t.Errorf("the first network is not eth0: %s", got)
+	}
+	if got := d.lookup("one", "solo"); got != "10.94.0.7" {
+		t.Errorf("the alias is %q", got)
+	}
+	d.do("network", "disconnect", id[:12], "one")
+	if got := d.do("exec", "one", "ls", "/sys/class/net"); got != "eth1\nlo" {
+		t.Errorf("after disconnect: %q", got)
+	}
+	if got := d.try("create", "--network", id, "--network", "mine", "busybox"); got.code == 0 || !strings.Contains(got.err, "network mine is given twice") {
+		t.Errorf("one network twice: %+v", got)
+	}
+	since := time.Now().Format(time.RFC3339Nano)
+	d.do("rm", "-f", "one")
+	if got := d.do("network", "prune", "-f"); !strings.Contains(got, "aaa") || !strings.Contains(got, "mine") {
+		t.Errorf("prune: %s", got)
+	}
+	events := d.do("events", "--since", since, "--until", time.Now().Format(time.RFC3339Nano), "--filter", "type=network",
+		"--format", "{{.Action}} {{.Actor.Attributes.name}}")
+	for _, want := range []string{"destroy aaa", "destroy mine", "prune "} {
+		if !strings.Contains(events, want) {
+			t.Errorf("events lack %q:\n%s", want, events)
+		}
+	}
+}
