@@ -76,9 +76,9 @@ func (c *call) info() error {
 		NGoroutines: runtime.NumGoroutine(),
 		Labels:      []string{}, LiveRestoreEnabled: true, Isolation: "default",
 		SecurityOptions: []string{"name=seccomp,profile=builtin", "name=cgroupns"},
-		Plugins:         dsystem.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: engine.LogDrivers},
+		Plugins:         dsystem.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "macvlan", "null"}, Log: engine.LogDrivers},
 		RegistryConfig:  c.registryConfig(),
-		CDISpecDirs:     []string{}, Warnings: limitWarnings(limits),
+		CDISpecDirs:     []string{}, Warnings: append(limitWarnings(limits), c.cfg.Networks.Warnings(ctx)...),
 		FirewallBackend: &dsystem.FirewallInfo{Driver: "nftables"},
 	}
 	if out.ID, err = c.cfg.Engine.Identity(); err != nil {

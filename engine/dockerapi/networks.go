@@ -67,6 +67,9 @@ func dockerNetwork(n network.Network) dnetwork.Network {
 		EnableIPv6: n.IPv6.Subnet.IsValid(), Internal: n.Internal, Attachable: n.Attachable,
 		Options: n.Options, Labels: n.Labels,
 	}
+	if n.Name == network.Bridge {
+		out.Options = defaultBridgeOptions(n)
+	}
 	if out.Options == nil {
 		out.Options = map[string]string{}
 	}
@@ -80,6 +83,18 @@ func dockerNetwork(n network.Network) dnetwork.Network {
 		out.IPAM.Config = append(out.IPAM.Config, dnetwork.IPAMConfig{Subnet: six.Subnet, IPRange: six.Range, Gateway: six.Gateway, AuxAddress: six.Reserved})
 	}
 	return out
+}
+
+// defaultBridgeOptions are those that the reference shows of the default bridge.
+func defaultBridgeOptions(n network.Network) map[string]string {
+	return map[string]string{
+		"com.docker.network.bridge.default_bridge":       "true",
+		"com.docker.network.bridge.enable_icc":           strconv.FormatBool(!n.Apart),
+		"com.docker.network.bridge.enable_ip_masquerade": strconv.FormatBool(!n.Unmasked),
+		"com.docker.network.bridge.host_binding_ipv4":    "0.0.0.0",
+		"com.docker.network.bridge.name":                 n.Link,
+		"com.docker.network.driver.mtu":                  "1500",
+	}
 }
 
 func (c *call) findNetwork(ref string) (network.Network, error) {

@@ -19,6 +19,8 @@ import (
 	"gantry/internal/atomicfile"
 	"gantry/internal/fault"
 	"gantry/internal/problem"
+
+	"github.com/vishvananda/netlink"
 )
 
 var networkName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
@@ -96,10 +98,7 @@ func (h *Host) predefined() []*Network {
 // that was chosen here moves when the host routes it elsewhere by now and
 // nothing lives on it.
 func (h *Host) raiseBridges(live Live) error {
-	own := ownLink(h.cfg.Instance.LinkPrefix())
-	taken, err := h.links.routed(func(link string) bool {
-		return link == h.cfg.Instance.Bridge() || link == h.cfg.Instance.PodBridge() || own.MatchString(link)
-	})
+	taken, err := h.links.routed(h.ours(h.sorted()))
 	if err != nil {
 		return err
 	}
@@ -132,9 +131,38 @@ func (h *Host) raiseBridges(live Live) error {
 		if err := h.links.raiseBridge(h.cfg.Instance.Name, n); err != nil {
 			return err
 		}
+		if err := h.keepApart(n, live); err != nil {
+			return err
+		}
 		h.openPools(n)
 	}
 	return nil
+}
+
+// keepApart makes the containers of the default network reach each other or not,
+// as it is set by now, those that run included.
+func (h *Host) keepApart(n *Network, live Live) error {
+	apart := h.cfg.Instance.ICC != nil && !*h.cfg.Instance.ICC
+	if n.Name != Bridge || n.Apart == apart {
+		return nil
+	}
+	for _, ep := range live.Endpoints {
+		if ep.Network != n.ID {
+			continue
+		}
+		link, err := h.links.LinkByName(ep.HostLink)
+		if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
+			continue // with its namespace
+		}
+		if err == nil {
+			err = h.links.LinkSetIsolated(link, apart)
+		}
+		if err != nil {
+			return fmt.Errorf("isolation of %s: %w", ep.HostLink, err)
+		}
+	}
+	n.Apart = apart
+	return h.save(n)
 }
 
 // openPools begins to hand out a network's addresses.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"gantry/internal/nft"
 
@@ -49,6 +51,30 @@ func dropFindings(chains []nft.BaseChain, own, bridge, podBridge string) []Findi
 	return findings
 }
 
+// ours tells the interfaces of this instance, which has these networks.
+func (h *Host) ours(networks []*Network) func(link string) bool {
+	own, named := ownLink(h.cfg.Instance.LinkPrefix()), map[string]bool{h.cfg.Instance.Bridge(): true, h.cfg.Instance.PodBridge(): true}
+	for _, n := range networks {
+		if n.Driver == DriverBridge {
+			named[n.Link] = true
+		}
+	}
+	return func(link string) bool { return named[link] || own.MatchString(link) }
+}
+
+// Warnings says what on this host keeps containers from their network now.
+func (h *Host) Warnings(ctx context.Context) []string {
+	findings, err := h.Diagnose(ctx)
+	if err != nil {
+		h.log.Warn("cannot look at the host's network", "err", err)
+	}
+	var list []string
+	for _, f := range findings {
+		list = append(list, "WARNING: "+f.Problem)
+	}
+	return list
+}
+
 // collisions reports networks whose subnet the host also reaches elsewhere.
 func (h *Host) collisions() ([]Finding, error) {
 	entries, err := os.ReadDir(h.networksDir())
@@ -63,23 +89,30 @@ func (h *Host) collisions() ([]Finding, error) {
 		return nil, err
 	}
 	defer links.close()
-	own := ownLink(h.cfg.Instance.LinkPrefix())
-	taken, err := links.routed(func(link string) bool {
-		return link == h.cfg.Instance.Bridge() || link == h.cfg.Instance.PodBridge() || own.MatchString(link)
-	})
+	var networks []*Network
+	for _, e := range entries {
+		n, err := readNetwork(filepath.Join(h.networksDir(), e.Name()))
+		if errors.Is(err, os.ErrNotExist) || strings.HasPrefix(e.Name(), ".tmp-") {
+			continue // removed, or not yet made
+		}
+		if err != nil {
+			return nil, err
+		}
+		networks = append(networks, n)
+	}
+	taken, err := links.routed(h.ours(networks))
 	if err != nil {
 		return nil, err
 	}
 	var findings []Finding
-	for _, e := range entries {
-		n, err := readNetwork(filepath.Join(h.networksDir(), e.Name()))
-		if err != nil {
-			return findings, err
-		}
+	for _, n := range networks {
 		for _, t := range taken {
-			if n.Subnet.IsValid() && n.Subnet.Overlaps(t) {
+			for _, subnet := range []netip.Prefix{n.Subnet, n.IPv6.Subnet} {
+				if n.Driver != DriverBridge || !subnet.IsValid() || !subnet.Overlaps(t) {
+					continue
+				}
 				findings = append(findings, Finding{
-					Problem: fmt.Sprintf("network %s has subnet %s, and the host routes %s elsewhere", n.Name, n.Subnet, t),
+					Problem: fmt.Sprintf("network %s has subnet %s, and the host routes %s elsewhere", n.Name, subnet, t),
 					Fix:     "stop what is attached to the network, and restart Gantry: a subnet that it chose moves; recreate a network whose subnet was given",
 				})
 			}

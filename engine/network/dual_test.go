@@ -153,6 +153,26 @@ func TestContainersOfOneNetworkKeptApart(t *testing.T) {
 	wantNone(t, "outside, by a port of 127.0.0.1", outside, host.String()+":8080")
 }
 
+func TestContainersOfTheDefaultNetworkKeptApart(t *testing.T) {
+	b := newBed(t)
+	one, two := b.container("one", Bridge), b.container("two", Bridge)
+	serve(t, one.Namespace, ":80")
+	wantAnswer(t, "neighbour, by default", two.Namespace, one.at(80), "")
+	restart := func(icc *bool) {
+		b.crash()
+		b.cfg.Instance.ICC = icc
+		b.start()
+	}
+	no := false
+	restart(&no)
+	three := b.container("three", Bridge)
+	wantNone(t, "neighbour that was there before", two.Namespace, one.at(80))
+	wantNone(t, "neighbour that came later", three.Namespace, one.at(80))
+	wantAnswer(t, "the host", "", one.at(80), "")
+	restart(nil)
+	wantAnswer(t, "neighbours, as by default again", two.Namespace, one.at(80), "")
+}
+
 func TestUnmaskedNetworkKeepsAddresses(t *testing.T) {
 	b := newBed(t)
 	outside, _ := b.outsider()
@@ -270,7 +290,7 @@ func TestEndpointWishes(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		addresses, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+		addresses, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 		var list []string
 		for _, a := range addresses {
 			list = append(list, a.IPNet.String())

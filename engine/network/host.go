@@ -34,6 +34,7 @@ type Host struct {
 	links         *links
 	table, table6 *nft.Conn
 	names         *names.Server
+	said          map[string]bool // collisions with the host's routes that were logged; by watchRoutes afterwards
 
 	applying chan struct{} // holds one token; its holder may change the kernel's table
 	changed  chan struct{} // has a token when the table wants to be looked at again
@@ -68,7 +69,7 @@ func New(cfg Config) (*Host, error) {
 		networks: make(map[string]*Network), pools: make(map[string]*pool), pools6: make(map[string]*pool),
 		endpoints: make(map[string]*Endpoint), attached: make(map[string][]*Endpoint),
 		leaving: make(map[string]bool), named: make(map[string]map[string][]*Endpoint), publications: make(map[string]*published),
-		removals: make(map[string]*removal), handles: make(map[string]*handle),
+		removals: make(map[string]*removal), handles: make(map[string]*handle), said: make(map[string]bool),
 	}
 	h.applying <- struct{}{}
 	return h, nil
@@ -136,6 +137,7 @@ func (h *Host) restore(ctx context.Context, live Live) error {
 	findings, err := h.Diagnose(ctx)
 	for _, f := range findings {
 		h.log.Warn("the host impairs the network", "err", f.Problem, "fix", f.Fix)
+		h.said[f.Problem] = true
 	}
 	return err
 }
@@ -171,6 +173,7 @@ func (h *Host) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.table.Watch(ctx, h.noteForeignChange) })
 	g.Go(func() error { return h.table6.Watch(ctx, h.noteForeignChange) })
+	g.Go(func() error { return h.watchRoutes(ctx) })
 	g.Go(func() error { return h.heal(ctx) })
 	g.Go(func() error { return h.names.Run(ctx) })
 	g.Go(func() error { return h.removeDoomed(ctx) })

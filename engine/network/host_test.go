@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,13 +30,33 @@ type bed struct {
 	cfg  Config
 	stop func()
 	live Live
+
+	logged *logBuffer
+}
+
+// logBuffer is a log that is read while it is written.
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func newBed(t testing.TB) *bed {
 	t.Helper()
 	testenv.NeedRoot(t)
-	b := &bed{t: t}
-	b.cfg = Config{Instance: instance.Config{Name: instance.Default, DataDir: t.TempDir(), RunDir: t.TempDir()}}
+	b := &bed{t: t, logged: &logBuffer{}}
+	b.cfg = Config{Logger: slog.New(slog.NewTextHandler(b.logged, nil)), Instance: instance.Config{Name: instance.Default, DataDir: t.TempDir(), RunDir: t.TempDir()}}
 	b.start()
 	t.Cleanup(func() {
 		b.crash()

@@ -249,39 +249,6 @@ func (l *links) remove(name string) error {
 	return nil
 }
 
-// routed returns the subnets that the host reaches otherwise than by a default
-// route or one of the interfaces in except.
-func (l *links) routed(except func(link string) bool) ([]netip.Prefix, error) {
-	all, err := whole(l.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("list interfaces: %w", err)
-	}
-	ours := make(map[int]bool)
-	for _, link := range all {
-		ours[link.Attrs().Index] = except(link.Attrs().Name)
-	}
-	var taken []netip.Prefix
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := whole(func() ([]netlink.Route, error) {
-			return l.RouteListFiltered(family, &netlink.Route{}, 0)
-		})
-		if err != nil {
-			return nil, fmt.Errorf("list routes: %w", err)
-		}
-		for _, r := range routes {
-			if r.Dst == nil || ours[r.LinkIndex] {
-				continue
-			}
-			ones, _ := r.Dst.Mask.Size()
-			a, ok := netip.AddrFromSlice(r.Dst.IP)
-			if ok && ones > 0 && !a.IsLinkLocalUnicast() && !a.IsMulticast() {
-				taken = append(taken, netip.PrefixFrom(a.Unmap(), ones))
-			}
-		}
-	}
-	return taken, nil
-}
-
 // ownLink matches the interfaces that this instance makes besides its two
 // fixed bridges: eight digits, after a hyphen for a bridge. The digits' count
 // keeps instances apart whose prefixes begin alike.

@@ -34,9 +34,10 @@
 //
 // # Goroutines
 //
-// Run owns the watcher that heals the table after a foreign change, the name
-// server (package names) and the remover that lets namespaces go off the hot path. All methods may be called
-// concurrently once Restore has returned.
+// Run owns the watchers that heal the tables after a foreign change and that
+// say when a route collides with a network, the name server (package names) and
+// the remover that lets namespaces go off the hot path. All methods may be
+// called concurrently once Restore has returned.
 package network
 
 import (

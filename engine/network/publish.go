@@ -290,7 +290,11 @@ func deleteFlows(p Publication, kind flowKind) error {
 		families[family] = true
 	}
 	for family := range families {
-		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, &flows); err != nil {
+		_, err := whole(func() ([]struct{}, error) {
+			_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, &flows)
+			return nil, err
+		})
+		if err != nil {
 			return fmt.Errorf("delete remembered connections: %w", err)
 		}
 	}

@@ -26,6 +26,7 @@ type Config struct {
 	APIListen  string   `json:"api-listen,omitempty"`  // default 127.0.0.1:6443
 	HTTPListen string   `json:"http-listen,omitempty"` // default :80
 	Disable    []string `json:"disable,omitempty"`     // parts that are off
+	ICC        *bool    `json:"icc,omitempty"`         // containers on Docker's default network reach each other; default true
 	Init       bool     `json:"init,omitempty"`        // containers have an init unless they say otherwise
 	LogLevel   string   `json:"log-level,omitempty"`   // debug, info, warn or error; default info
 

@@ -40,6 +40,7 @@ func Register(set *pflag.FlagSet) *Flags {
 	set.StringSlice("registry-certs", nil, "directories that hold HOST[:PORT]/*.crt, *.cert, *.key of registries (default "+strings.Join(instance.DefaultCerts, ", ")+")")
 	set.StringSlice("registry-mirror", nil, "[HOST=]URL of a mirror that pulls try first; without HOST of docker.io")
 	set.StringSlice("insecure-registry", nil, "HOST[:PORT] or CIDR of registries whose certificates are not verified, or that speak plain HTTP")
+	set.Bool("icc", true, "containers on the default bridge network reach each other")
 	set.Bool("init", false, "containers have an init unless they say otherwise, as with docker run --init")
 	set.String("log-driver", "", "log driver of containers that name none (default json-file)")
 	set.StringArray("log-opt", nil, "NAME=VALUE, an option of the default log driver; may be repeated")
@@ -57,7 +58,7 @@ func Register(set *pflag.FlagSet) *Flags {
 // given are all flags but --instance.
 var given = []string{
 	"data-dir", "run-dir", "api-listen", "http-listen", "registry-listen", "registry-users",
-	"registry-tls-cert", "registry-tls-key", "registry-certs", "registry-mirror", "insecure-registry", "disable", "init", "log-level", "config",
+	"registry-tls-cert", "registry-tls-key", "registry-certs", "registry-mirror", "insecure-registry", "disable", "icc", "init", "log-level", "config",
 	"log-driver", "log-opt",
 	"host", "tls", "tlsverify", "tlscacert", "tlscert", "tlskey",
 }
@@ -116,7 +117,7 @@ func (f *Flags) Read() (instance.Config, error) {
 	if f.set.Changed("host") {
 		cfg.Hosts, _ = f.set.GetStringSlice("host")
 	}
-	for flag, into := range map[string]**bool{"tls": &cfg.TLS, "tlsverify": &cfg.TLSVerify} {
+	for flag, into := range map[string]**bool{"icc": &cfg.ICC, "tls": &cfg.TLS, "tlsverify": &cfg.TLSVerify} {
 		if f.set.Changed(flag) {
 			on, _ := f.set.GetBool(flag)
 			*into = &on
@@ -163,6 +164,9 @@ func Arguments(cfg instance.Config) []string {
 	}
 	for _, option := range cfg.LogOptions {
 		args = append(args, "--log-opt="+option) // one each: values have commas
+	}
+	if cfg.ICC != nil {
+		args = append(args, "--icc="+strconv.FormatBool(*cfg.ICC))
 	}
 	if cfg.Init {
 		args = append(args, "--init")
