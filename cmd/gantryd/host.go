@@ -237,7 +237,7 @@ func (h *host) stopContainers(ctx context.Context, fate control.Fate) error {
 			continue
 		}
 		stop = append(stop, c.ID)
-		if c.Sandbox == "" {
+		if c.Sandbox == "" && (fate != control.Reboot || startsWithHost(c)) {
 			running = append(running, c.ID)
 		}
 	}

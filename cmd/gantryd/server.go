@@ -105,7 +105,7 @@ func (s *server) live(signalled context.Context) error {
 		s.setPhase(control.Running)
 		notify("READY=1")
 		s.log.Info("server is ready", "dur", time.Since(s.begun).Round(time.Millisecond))
-		containers = s.waitForEnd(clusterCtx)
+		containers = s.waitForEnd(signalled, clusterCtx)
 	}
 	s.setPhase(control.Stopping)
 	notify("STOPPING=1")
@@ -158,9 +158,12 @@ func (s *server) start(ctx, hostCtx context.Context, hostParts, clusterParts *er
 }
 
 // waitForEnd returns what is to become of the containers.
-func (s *server) waitForEnd(ctx context.Context) control.Fate {
+func (s *server) waitForEnd(signalled, ctx context.Context) control.Fate {
 	select {
 	case <-ctx.Done(): // a signal, or a part that failed
+		if signalled.Err() != nil {
+			return fateAtSignal()
+		}
 		return control.Keep
 	case containers := <-s.stop:
 		return containers

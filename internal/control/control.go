@@ -65,6 +65,9 @@ const (
 	Keep Fate = "keep" // they go on running
 	Stop Fate = "stop" // they get their signal and their grace period
 	Kill Fate = "kill" // they end at once
+	// Reboot is Stop because the host goes down: what has a restart policy runs
+	// again when it is up. Nobody asks for it.
+	Reboot Fate = "reboot"
 )
 
 // Step is one step of a server's start.

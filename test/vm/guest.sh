@@ -110,7 +110,9 @@ push() {
 
 after_reboot() {
 	local i
+	check "the containers did not hold the shutdown up" "^[0-9]?[0-9]$" cat /var/tmp/down
 	for i in $(seq 120); do docker version >/dev/null 2>&1 && break; sleep 1; done
+	check "they were stopped, not lost" "^(137|143)$" docker inspect -f '{{.State.ExitCode}}' lim
 	for i in $(seq 60); do [ "$(docker ps -q --filter name=always --filter name=unless | wc -l)" = 2 ] && break; sleep 1; done
 	check "restart policy always, after a reboot" "^true$" docker inspect -f '{{.State.Running}}' always
 	check "restart policy unless-stopped" "^true$" docker inspect -f '{{.State.Running}}' unless
@@ -124,6 +126,7 @@ after_reboot() {
 }
 
 if [ -e /var/tmp/rebooted ]; then
+	echo $(($(date +%s) - $(cat /var/tmp/rebooted))) >/var/tmp/down
 	after_reboot
 	finish
 fi
@@ -132,6 +135,6 @@ install_gantry
 limits
 supervision
 push
-touch /var/tmp/rebooted
+date +%s >/var/tmp/rebooted
 sync
 systemctl reboot
