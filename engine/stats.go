@@ -42,10 +42,12 @@ func (e *Engine) Stats(ctx context.Context, ref string) (dcontainer.StatsRespons
 	if out.CPUStats.SystemUsage, err = hostCPUNanos(); err != nil {
 		return out, err
 	}
-	if out.MemoryStats.Limit == 0 {
-		if out.MemoryStats.Limit, err = HostMemory(); err != nil {
-			return out, err
-		}
+	memory, err := HostMemory()
+	if err != nil {
+		return out, err
+	}
+	if limit := out.MemoryStats.Limit; limit == 0 || limit > memory {
+		out.MemoryStats.Limit = memory
 	}
 	out.Networks, err = networkStats(this.proc.Pid(), r.config())
 	return out, err
@@ -53,12 +55,12 @@ func (e *Engine) Stats(ctx context.Context, ref string) (dcontainer.StatsRespons
 
 func fillStats(out *dcontainer.StatsResponse, s container.Stats) {
 	out.Read = s.At
-	out.CPUStats.CPUUsage = dcontainer.CPUUsage{TotalUsage: s.CPUNanos, UsageInUsermode: s.CPUUserNanos, UsageInKernelmode: s.CPUSysNanos}
+	out.CPUStats.CPUUsage = dcontainer.CPUUsage{TotalUsage: s.CPUNanos, UsageInUsermode: s.CPUUserNanos, UsageInKernelmode: s.CPUSysNanos, PercpuUsage: s.CPUNanosEach}
 	out.CPUStats.OnlineCPUs = uint32(runtime.NumCPU())
 	out.CPUStats.ThrottlingData = dcontainer.ThrottlingData{
 		Periods: s.Throttled.Periods, ThrottledPeriods: s.Throttled.Throttled, ThrottledTime: s.Throttled.Nanos,
 	}
-	out.MemoryStats = dcontainer.MemoryStats{Usage: s.MemoryBytes, MaxUsage: s.MemoryMax, Limit: s.MemoryLimit, Stats: s.MemoryDetails}
+	out.MemoryStats = dcontainer.MemoryStats{Usage: s.MemoryBytes, MaxUsage: s.MemoryMax, Failcnt: s.MemoryFails, Limit: s.MemoryLimit, Stats: s.MemoryDetails}
 	out.PidsStats = dcontainer.PidsStats{Current: s.Pids, Limit: s.PidsLimit}
 	for _, io := range s.IO {
 		entry := func(op string, value uint64) dcontainer.BlkioStatEntry {

@@ -85,6 +85,24 @@ func TestLimitsReachTheKernelAndUpdate(t *testing.T) {
 	if s.MemoryLimit != 128<<20 || s.PidsLimit != 77 || s.Pids == 0 || s.MemoryBytes == 0 || s.CPUNanos == 0 || s.WorkingSet > s.MemoryBytes {
 		t.Errorf("statistics %+v", s)
 	}
+	if (len(s.CPUNanosEach) == 0) != r.host.Pure() {
+		t.Errorf("time of each CPU: %v; only v1 counts it", s.CPUNanosEach)
+	}
+}
+
+func TestReachedMemoryLimitsAreCounted(t *testing.T) {
+	r := testRuntime(t)
+	// Without a limit of memory and swap: v1 would count that one's failures instead.
+	c := create(t, r, shell(t, busybox(t), "head -c 60m /dev/zero | tail; echo ready; sleep 1000",
+		limited(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(20 << 20))}})))
+	if err := c.Start(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	waitForLog(t, c, "ready") // tail is killed, which gives back what it had
+	s, err := c.Stats(testContext(t))
+	if err != nil || s.MemoryFails == 0 {
+		t.Errorf("%d failures, %v", s.MemoryFails, err)
+	}
 }
 
 func TestPause(t *testing.T) {

@@ -89,9 +89,11 @@ type Stats struct {
 	CPUNanos      uint64
 	CPUUserNanos  uint64
 	CPUSysNanos   uint64
+	CPUNanosEach  []uint64 // of each CPU; nil on cgroup2, which does not count them
 	Throttled     Throttling
 	MemoryBytes   uint64            // usage, page cache included
 	MemoryMax     uint64            // highest usage seen; 0 where unknown
+	MemoryFails   uint64            // how often the limit was reached; 0 where unknown
 	MemoryLimit   uint64            // 0: none
 	WorkingSet    uint64            // usage less inactive page cache
 	MemoryDetails map[string]uint64 // memory.stat

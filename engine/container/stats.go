@@ -13,6 +13,7 @@ func readStats(s *cgroup.Stats, at time.Time) Stats {
 		CPUNanos:     s.CpuStats.CpuUsage.TotalUsage,
 		CPUUserNanos: s.CpuStats.CpuUsage.UsageInUsermode,
 		CPUSysNanos:  s.CpuStats.CpuUsage.UsageInKernelmode,
+		CPUNanosEach: s.CpuStats.CpuUsage.PercpuUsage,
 		Throttled: Throttling{
 			Periods:   s.CpuStats.ThrottlingData.Periods,
 			Throttled: s.CpuStats.ThrottlingData.ThrottledPeriods,
@@ -20,6 +21,7 @@ func readStats(s *cgroup.Stats, at time.Time) Stats {
 		},
 		MemoryBytes:   s.MemoryStats.Usage.Usage,
 		MemoryMax:     s.MemoryStats.Usage.MaxUsage,
+		MemoryFails:   s.MemoryStats.Usage.Failcnt,
 		MemoryLimit:   bounded(s.MemoryStats.Usage.Limit),
 		MemoryDetails: s.MemoryStats.Stats,
 		Pids:          s.PidsStats.Current,

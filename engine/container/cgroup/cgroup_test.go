@@ -114,6 +114,26 @@ func TestResources(t *testing.T) {
 	}
 }
 
+func TestRdmaLimits(t *testing.T) {
+	handles := uint32(3)
+	r := &specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx5_1": {HcaHandles: &handles}}}
+	for name, h := range map[string]*Host{"v1": {V1: map[string]string{"rdma": "/x"}}, "v2": {Unified: "/y"}} {
+		got, err := h.Limits(r)
+		if err != nil || *got.Rdma["mlx5_1"].HcaHandles != 3 || got.Rdma["mlx5_1"].HcaObjects != nil {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+func TestCounter(t *testing.T) {
+	const events = "low 0\nhigh 0\nmax 27\noom 4\noom_kill 2\n"
+	for name, want := range map[string]uint64{"oom": 4, "oom_kill": 2, "max": 27, "kill": 0, "": 0} {
+		if got := counter(events, name); got != want {
+			t.Errorf("%q: got %d, want %d", name, got, want)
+		}
+	}
+}
+
 func TestListIsChildrenFirst(t *testing.T) {
 	dir := t.TempDir()
 	h := &Host{Unified: dir}

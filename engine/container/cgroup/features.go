@@ -62,7 +62,7 @@ func exists(name string) bool {
 	return err == nil
 }
 
-// text is a file's only line; empty if there is none.
+// text is what a file holds; empty if there is none.
 func text(name string) string {
 	data, err := os.ReadFile(name)
 	if err != nil {

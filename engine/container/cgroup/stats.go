@@ -2,6 +2,9 @@ package cgroup
 
 import (
 	"fmt"
+	"path"
+	"strconv"
+	"strings"
 
 	"github.com/opencontainers/cgroups"
 )
@@ -22,5 +25,25 @@ func (g *Group) Stats() (*Stats, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read statistics of cgroup %s: %w", g.name, err)
 	}
+	if g.host.Pure() {
+		// The library leaves this out. What v1 counts as failures are oom events here, as with the reference.
+		s.MemoryStats.Usage.Failcnt = counter(text(path.Join(g.unified(), "memory.events")), "oom")
+	}
 	return s, nil
+}
+
+// counter is the value of a line "NAME VALUE" of the kernel's; 0 if there is none.
+func counter(lines, name string) uint64 {
+	for line := range strings.Lines(lines) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if key != name {
+			continue
+		}
+		n, err := strconv.ParseUint(value, 10, 64)
+		if err != nil {
+			return 0
+		}
+		return n
+	}
+	return 0
 }
