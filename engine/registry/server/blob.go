@@ -63,7 +63,11 @@ func (c *call) deleteBlob() error {
 	if !c.store.hasBlob(c.repo, d) {
 		return unknownBlob(c.what)
 	}
-	if err := c.store.removeBlob(c.r.Context(), c.repo, d); err != nil {
+	err = c.store.removeBlob(c.r.Context(), c.repo, d)
+	if errors.Is(err, problem.Conflict) {
+		return &refusal{status: http.StatusMethodNotAllowed, code: codeUnsupported, message: "a manifest of the repository names the blob", detail: c.what}
+	}
+	if err != nil {
 		return err
 	}
 	c.w.WriteHeader(http.StatusAccepted)

@@ -104,7 +104,7 @@ func TestRights(t *testing.T) {
 	}
 	h := newHost(t, users)
 	a := h.want(401, "GET", "/v2/", "")
-	if a.code() != codeUnauthorized || !strings.HasPrefix(a.header.Get("WWW-Authenticate"), "Basic ") {
+	if a.code() != codeUnauthorized {
 		t.Errorf("%v %s", a.header, a.body)
 	}
 	h.user = "ann:wrong"

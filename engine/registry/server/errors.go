@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 
 	"gantry/internal/problem"
 )
@@ -92,4 +93,25 @@ func (c *call) json(status int, v any) error {
 		_ = json.NewEncoder(c.w).Encode(v) // a client that has gone needs no answer
 	}
 	return nil
+}
+
+// maxWarnings bounds the warnings of one answer, in bytes (spec, "Warnings").
+const maxWarnings = 4096
+
+// warn adds a warning to an answer. What would be too much is left out.
+func warn(h http.Header, text string) {
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, text)
+	text = `299 - "` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(text) + `"`
+	size := len(text)
+	for _, before := range h.Values("Warning") {
+		size += len(before)
+	}
+	if size <= maxWarnings {
+		h.Add("Warning", text)
+	}
 }

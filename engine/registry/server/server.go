@@ -20,6 +20,7 @@
 package server
 
 import (
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -44,6 +45,8 @@ type Server struct {
 	log     *slog.Logger
 	store   *store
 	uploads *uploads
+
+	tokenKey []byte // of the tokens that this process gives
 }
 
 // Open opens the registry in cfg.Dir. It must be called before anything is
@@ -59,7 +62,9 @@ func Open(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg, log: cfg.Logger, store: st, uploads: newUploads(cfg.Images)}, nil
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	return &Server{cfg: cfg, log: cfg.Logger, store: st, uploads: newUploads(cfg.Images), tokenKey: key}, nil
 }
 
 // Close drops unfinished uploads and closes the store. No request may be running.
@@ -72,6 +77,7 @@ type call struct {
 	r    *http.Request
 	repo string
 	what string // tag, digest or upload
+	who  identity
 }
 
 // action is what a request does to a repository.
@@ -148,6 +154,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *call) serve() error {
+	if c.r.URL.Path == tokenPath {
+		return c.giveToken()
+	}
 	path, ok := strings.CutPrefix(c.r.URL.Path, "/v2/")
 	if c.r.URL.Path == "/v2" {
 		path, ok = "", true
@@ -155,33 +164,44 @@ func (c *call) serve() error {
 	if !ok {
 		return &refusal{status: http.StatusNotFound, code: codeUnsupported, message: "page not found"}
 	}
-	user, err := c.authenticate()
-	if err != nil {
+	if err := c.authenticate(); err != nil {
 		return err
 	}
-	switch {
-	case path == "" && readMethod(c.r.Method):
-		return c.json(http.StatusOK, struct{}{})
-	case path == "_catalog" && readMethod(c.r.Method):
-		return c.listRepositories(user)
+	if path == "" || path == "_catalog" {
+		return c.serveRegistry(path)
 	}
 	found, repo, what, known := match(c.r.Method, path)
 	switch {
-	case found == nil && (known || path == "" || path == "_catalog"):
+	case found == nil && known:
 		return &refusal{status: http.StatusMethodNotAllowed, code: codeUnsupported, message: "the operation is unsupported"}
 	case found == nil:
 		return &refusal{status: http.StatusNotFound, code: codeUnsupported, message: "page not found"}
 	case !validName(repo):
 		return &refusal{status: http.StatusBadRequest, code: codeNameInvalid, message: "invalid repository name", detail: repo}
 	}
-	if err := c.authorize(user, repo, found.does); err != nil {
+	if err := c.authorize(repo, found.does); err != nil {
 		return err
 	}
 	c.repo, c.what = repo, what
 	return found.serve(c)
 }
 
-func readMethod(m string) bool { return m == http.MethodGet || m == http.MethodHead }
+// serveRegistry answers what is about no repository.
+func (c *call) serveRegistry(path string) error {
+	if c.r.Method != http.MethodGet && c.r.Method != http.MethodHead {
+		return &refusal{status: http.StatusMethodNotAllowed, code: codeUnsupported, message: "the operation is unsupported"}
+	}
+	if path == "_catalog" {
+		if err := c.known("registry:catalog:*"); err != nil {
+			return err
+		}
+		return c.listRepositories()
+	}
+	if err := c.known(""); err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, struct{}{})
+}
 
 // uploadLife is how long an upload may rest.
 const uploadLife = time.Hour

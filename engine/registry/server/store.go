@@ -114,9 +114,17 @@ func (s *store) addBlobs(repo string, blobs ...digest.Digest) error {
 	})
 }
 
-// removeBlob forgets that a repository has a blob.
+// removeBlob forgets that a repository has a blob. One that a manifest of the
+// repository names is a Conflict.
 func (s *store) removeBlob(ctx context.Context, repo string, d digest.Digest) error {
-	err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(blobsBucket).Delete(key(repo, string(d))) })
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		named := false
+		each(tx.Bucket(manifestsBucket), repo, func(_ []string, v []byte) { named = named || blobsOf(v)[string(d)] })
+		if named {
+			return problem.New(problem.Conflict, "blob %s is in use", d)
+		}
+		return tx.Bucket(blobsBucket).Delete(key(repo, string(d)))
+	})
 	if err != nil {
 		return err
 	}

@@ -49,11 +49,20 @@ func (u *uploads) begin(repo string) (*upload, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &upload{id: strings.ToLower(rand.Text()), repo: repo, blob: blob, busy: make(chan struct{}, 1), last: time.Now()}
+	s := &upload{id: newUUID(), repo: repo, blob: blob, busy: make(chan struct{}, 1), last: time.Now()}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.byID[s.id] = s
 	return s, nil
+}
+
+// newUUID returns a random UUID (RFC 9562, version 4), as the specification wants
+// the names of uploads to be.
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 // take gives an upload to a request, which puts it back or ends it.
@@ -150,7 +159,7 @@ func (c *call) beginUpload() error {
 // mount makes a blob of another repository this one's as well, where the user
 // may read it there. Without from, the blob may be any that is served.
 func (c *call) mount(d digest.Digest, from string) bool {
-	if !validName(from) || c.authorize(c.user(), from, pull) != nil {
+	if !validName(from) || !c.may(from, pull) {
 		return false
 	}
 	if !c.store.hasBlob(from, d) {
