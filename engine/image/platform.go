@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"regexp"
 	goruntime "runtime"
 	"slices"
 	"strings"
@@ -47,9 +48,21 @@ func FormatPlatform(p ocispec.Platform) string {
 	return out
 }
 
-// ParsePlatform parses "linux/amd64", "arm64" or "linux/arm/v7".
+// platformPart is what each part of a platform must look like (containerd's
+// platforms.Parse).
+var platformPart = regexp.MustCompile("^[A-Za-z0-9_.-]+$")
+
+// ParsePlatform parses "linux/amd64", "arm64", "linux" or "linux/arm/v7".
 func ParsePlatform(s string) (ocispec.Platform, error) {
 	parts := strings.Split(strings.ToLower(s), "/")
+	for _, part := range parts {
+		if !platformPart.MatchString(part) {
+			return ocispec.Platform{}, problem.New(problem.Invalid, "%q is an invalid component of %q: platform specifier component must match %q", part, s, platformPart)
+		}
+	}
+	if s == "linux" {
+		return Host(), nil
+	}
 	p := ocispec.Platform{OS: "linux"}
 	switch len(parts) {
 	case 1:
@@ -59,9 +72,6 @@ func ParsePlatform(s string) (ocispec.Platform, error) {
 	case 3:
 		p.OS, p.Architecture, p.Variant = parts[0], parts[1], parts[2]
 	default:
-		return p, problem.New(problem.Invalid, "platform %q: want os/architecture", s)
-	}
-	if p.OS == "" || p.Architecture == "" {
 		return p, problem.New(problem.Invalid, "platform %q: want os/architecture", s)
 	}
 	switch p.Architecture {
