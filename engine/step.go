@@ -16,7 +16,6 @@ import (
 	"gantry/engine/builder"
 	"gantry/engine/container"
 	"gantry/engine/network"
-	"gantry/internal/problem"
 )
 
 // StepRunner runs the RUN steps of builds as containers of an engine. They are
@@ -127,23 +126,13 @@ func stepConfig(spec builder.RunSpec) *config {
 }
 
 func (e *Engine) stepSpec(cfg *config, spec builder.RunSpec, net connection, dir string) (*specs.Spec, error) {
-	if mode := cfg.HostConfig.NetworkMode; mode.IsContainer() {
-		return nil, problem.New(problem.Unsupported, "building on the network of a container is not supported by this version of Gantry")
-	}
 	root := append(layers{spec.Upper}, spec.Lower...)
 	account, err := root.lookUp(spec.User, nil)
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := hostsFile(cfg, net, nil)
+	namespace, files, err := e.stepNetwork(cfg, net, dir)
 	if err != nil {
-		return nil, err
-	}
-	resolv, err := resolvConf(cfg, false)
-	if err != nil {
-		return nil, err
-	}
-	if err := writeIdentity(dir, hosts, resolv, cfg.Config.Hostname); err != nil {
 		return nil, err
 	}
 	parent := "builds"
@@ -151,7 +140,7 @@ func (e *Engine) stepSpec(cfg *config, spec builder.RunSpec, net connection, dir
 		parent = l
 	}
 	oci, err := buildSpec(cfg, surroundings{
-		account: account, network: net.namespace, files: dir, cgroup: parent,
+		account: account, network: namespace, files: files, cgroup: parent,
 		hostname: cfg.Config.Hostname, possible: e.capabilities,
 	})
 	if err != nil {
@@ -161,6 +150,24 @@ func (e *Engine) stepSpec(cfg *config, spec builder.RunSpec, net connection, dir
 		oci.Mounts = append(oci.Mounts, stepMount(m))
 	}
 	return oci, nil
+}
+
+// stepNetwork returns a step's network namespace, and the directory of its hosts,
+// hostname and resolv.conf.
+func (e *Engine) stepNetwork(cfg *config, net connection, dir string) (namespace, files string, err error) {
+	if mode := cfg.HostConfig.NetworkMode; mode.IsContainer() {
+		namespace, err := e.namespaceOf(mode.ConnectedContainer())
+		return namespace, e.filesOf(cfg), err
+	}
+	hosts, err := hostsFile(cfg, net, nil)
+	if err != nil {
+		return "", "", err
+	}
+	resolv, err := resolvConf(cfg, usesNames(net.endpoints))
+	if err != nil {
+		return "", "", err
+	}
+	return net.namespace, dir, writeIdentity(dir, hosts, resolv, cfg.Config.Hostname)
 }
 
 func stepMount(m builder.Mount) specs.Mount {
