@@ -69,6 +69,7 @@ type Request struct {
 	BuildArgs  map[string]*string // nil value: unset, as "--build-arg NAME" of an unset variable
 	Labels     map[string]string
 	NoCache    bool
+	CacheFrom  []string // images whose inline caches are used too
 	Pull       bool     // fetch the images of FROM even where they are here
 	Platform   string   // "os/architecture"; empty: the host's
 	Network    string   // of RUN: "", "default", "none", "host", or a network's name
@@ -144,6 +145,9 @@ func (b *Builder) Build(ctx context.Context, req Request, progress func(Event)) 
 	if err := r.check(); err != nil {
 		return "", err
 	}
+	if err := r.importCaches(ctx); err != nil {
+		return "", err
+	}
 	final, err := r.execute(ctx)
 	if err != nil {
 		return "", err
@@ -160,7 +164,9 @@ type run struct {
 	graph    *graph
 	args     *arguments
 	lint     *lint
-	epoch    time.Time // SOURCE_DATE_EPOCH, or zero
+	inline   bool                // the image gets its build cache
+	imported map[cacheKey]result // of --cache-from
+	epoch    time.Time           // SOURCE_DATE_EPOCH, or zero
 	lease    string
 	results  []*stageResult // by stage
 
@@ -197,15 +203,32 @@ func (b *Builder) newRun(req Request, progress func(Event)) (*run, error) {
 			return nil, err
 		}
 	}
-	if v := req.BuildArgs["SOURCE_DATE_EPOCH"]; v != nil && *v != "" {
-		n, err := strconv.ParseInt(*v, 10, 64)
-		if err != nil {
-			return nil, problem.New(problem.Invalid, "invalid SOURCE_DATE_EPOCH: %s", *v)
-		}
-		r.epoch = time.Unix(n, 0).UTC()
-	}
-	return r, nil
+	var err error
+	r.inline, err = exportsInline(req.BuildArgs)
+	return r, err
 }
+
+// setEpoch reads SOURCE_DATE_EPOCH, a build argument or an ARG before the first
+// FROM.
+func (r *run) setEpoch() error {
+	v, _ := r.args.fromEnv().Get(epochArgument)
+	if given := r.req.BuildArgs[epochArgument]; given != nil {
+		v = *given
+	}
+	if v == "" {
+		return nil
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil {
+		return problem.New(problem.Invalid, "invalid SOURCE_DATE_EPOCH: %s", v)
+	}
+	r.epoch = time.Unix(n, 0).UTC()
+	return nil
+}
+
+// epochArgument says how old the files of the image may be at the youngest, in
+// seconds since 1970.
+const epochArgument = "SOURCE_DATE_EPOCH"
 
 // emit reports progress.
 func (r *run) emit(e Event) {
@@ -235,6 +258,9 @@ func (r *run) plan() error {
 		return err
 	}
 	if r.args, err = newArguments(f, r.req, r.platform); err != nil {
+		return err
+	}
+	if err := r.setEpoch(); err != nil {
 		return err
 	}
 	var extra []instructions.Command

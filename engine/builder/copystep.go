@@ -116,9 +116,9 @@ func (x *stageRun) copy(ctx context.Context, s step, req copyRequest, from, writ
 		// Quickly answered, if the source is the same to the layer.
 		k := key(append([]string{"copy from", from, strings.Join(req.paths, "\x00"), strings.Join(req.exclude, "\x00"),
 			strconv.FormatBool(req.parents)}, to...)...)
-		if r, hit := x.build.cached(k); hit {
+		if r, hit := x.build.cached(k); hit && !x.build.inline {
 			x.event(s, Event{Kind: Cached})
-			x.apply(r, written)
+			x.apply(r, k, written)
 			return nil
 		}
 		keys = append(keys, k)
@@ -134,12 +134,12 @@ func (x *stageRun) copy(ctx context.Context, s step, req copyRequest, from, writ
 	if err != nil {
 		return err
 	}
-	keys = append(keys, key(append([]string{"copy", content}, to...)...))
-	r, err := x.memo(ctx, s, keys, func() (result, error) { return x.makeCopy(ctx, req, origins, mode) })
+	k := key(append([]string{"copy", content}, to...)...)
+	r, err := x.memo(ctx, s, append(keys, k), func() (result, error) { return x.makeCopy(ctx, req, origins, mode) })
 	if err != nil {
 		return err
 	}
-	x.apply(r, written)
+	x.apply(r, k, written)
 	return nil
 }
 

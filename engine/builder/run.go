@@ -142,13 +142,13 @@ func (p *runPlan) heredocs(line *instructions.ShellDependantCmdLine) error {
 }
 
 // key is the cache key of the run over layers.
-func (p runPlan) key(st state) cacheKey {
+func (p runPlan) key(st state, epoch string) cacheKey {
 	var mounts []string
 	for _, m := range p.mounts {
 		mounts = append(mounts, m.key())
 	}
 	return key("run", chain(st.layers), strings.Join(p.args, "\x00"), strings.Join(p.keyEnv, "\x00"), p.script,
-		st.spec.Config.User, st.resolve("."), p.network, strings.Join(mounts, "\x00"), st.spec.Architecture)
+		st.spec.Config.User, st.resolve("."), p.network, strings.Join(mounts, "\x00"), st.spec.Architecture, epoch)
 }
 
 // run carries out a RUN instruction.

@@ -98,7 +98,7 @@ func (a *arguments) value(arg instructions.KeyValuePairOptional, inherited []var
 // unused returns the names of build arguments that no ARG of the Dockerfile
 // asks for, sorted.
 func (a *arguments) unused(f *dockerfile) []string {
-	declared := map[string]bool{"SOURCE_DATE_EPOCH": true, checkArgument: true}
+	declared := map[string]bool{epochArgument: true, checkArgument: true, inlineArgument: true}
 	for _, c := range f.args {
 		for _, arg := range c.Args {
 			declared[arg.Key] = true

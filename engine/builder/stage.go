@@ -195,16 +195,24 @@ func (r *run) cached(k cacheKey) (result, bool) {
 	if r.req.NoCache {
 		return result{}, false
 	}
-	return r.cache.get(k, r.lease)
+	if res, hit := r.cache.get(k, r.lease); hit {
+		return res, true
+	}
+	res, hit := r.imported[k]
+	return res, hit
 }
 
-// apply adds a step's result to the stage. by is its line in the history.
-func (x *stageRun) apply(r result, by string) {
+// apply adds a step's result to the stage. k is its key, by its line in the
+// history.
+func (x *stageRun) apply(r result, k cacheKey, by string) {
 	x.st.created = r.Created
 	if r.Layer != "" {
 		x.st.layers = append(slices.Clip(x.st.layers), r.Layer)
 	}
 	x.st.note(by, r.Layer != "")
+	if x.build.inline && r.Layer != "" {
+		x.st.spec.History[len(x.st.spec.History)-1].Comment = inlineMark + string(k)
+	}
 }
 
 // memo returns the result under the first of keys that has one, or else what
@@ -241,8 +249,10 @@ func (x *stageRun) known(s step, keys []cacheKey) (result, bool) {
 			continue
 		}
 		x.event(s, Event{Kind: Cached})
-		for _, k := range keys[:i] {
-			x.build.cache.keep(k, r)
+		if _, foreign := x.build.imported[k]; !foreign {
+			for _, k := range keys[:i] {
+				x.build.cache.keep(k, r)
+			}
 		}
 		return r, true
 	}
@@ -268,11 +278,12 @@ func (x *stageRun) runStep(ctx context.Context, s step, cmd *instructions.RunCom
 	if err := x.findSources(ctx, p.mounts); err != nil {
 		return err
 	}
-	r, err := x.memo(ctx, s, []cacheKey{p.key(x.st)}, func() (result, error) { return x.run(ctx, s, p) })
+	k := p.key(x.st, x.epochKey())
+	r, err := x.memo(ctx, s, []cacheKey{k}, func() (result, error) { return x.run(ctx, s, p) })
 	if err != nil {
 		return err
 	}
-	x.apply(r, p.history)
+	x.apply(r, k, p.history)
 	return nil
 }
 
@@ -297,7 +308,7 @@ func (x *stageRun) workdirStep(ctx context.Context, s step, cmd *instructions.Wo
 	if err != nil {
 		return err
 	}
-	x.apply(r, written)
+	x.apply(r, k, written)
 	return nil
 }
 

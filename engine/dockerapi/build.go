@@ -116,10 +116,15 @@ func buildRequest(q query) (builder.Request, error) {
 		Platform: q.Get("platform"), Network: q.Get("networkmode"), Remote: q.Get("remote"),
 		ExtraHosts: q.Values["extrahosts"],
 	}
-	// What would be kept of failed steps (rm, forcerm) never is; cachefrom names
-	// images whose layers the cache knows by content anyway.
-	if err := q.refuse("squash", "outputs", "securityopt"); err != nil {
+	// What would be kept of failed steps (rm, forcerm) never is.
+	if err := q.refuse("outputs"); err != nil {
 		return req, err
+	}
+	if q.bool("squash") {
+		return req, invalid("squash is only supported with experimental mode")
+	}
+	if len(q.Values["securityopt"]) > 0 {
+		return req, invalid("The daemon on this platform does not support setting security options on build")
 	}
 	if i := dcontainer.Isolation(q.Get("isolation")); !i.IsDefault() {
 		return req, invalid("invalid isolation (%s): linux has the default one only", i)
@@ -140,6 +145,9 @@ func buildRequest(q query) (builder.Request, error) {
 		return req, err
 	}
 	if err := jsonParameter(q, "labels", &req.Labels); err != nil {
+		return req, err
+	}
+	if err := jsonParameter(q, "cachefrom", &req.CacheFrom); err != nil {
 		return req, err
 	}
 	return req, buildLimits(q, &req.Limits)
