@@ -250,6 +250,27 @@ func TestPause(t *testing.T) {
 	}
 }
 
+func TestHealthTimeout(t *testing.T) {
+	b := newBench(t)
+	events := b.follow(b.ctx)
+	id := b.create("sleep 60", func(r *engine.CreateRequest) {
+		r.Config.Healthcheck = &dcontainer.HealthConfig{Test: []string{"CMD", "sleep", "60"}, Interval: 10 * time.Millisecond, Timeout: 50 * time.Millisecond, Retries: 1}
+	})
+	b.start(id)
+	for ev := range events {
+		if ev.Action == devents.ActionHealthStatusUnhealthy {
+			break
+		}
+	}
+	answer, err := b.Engine.Inspect(b.ctx, id, engine.WithoutSizes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if log := answer.State.Health.Log; log[0].ExitCode != -1 || log[0].Output != "Health check exceeded timeout (50ms)" {
+		t.Errorf("first probe: %+v", log[0])
+	}
+}
+
 func TestHealth(t *testing.T) {
 	b := newBench(t)
 	events := b.follow(b.ctx)
