@@ -96,8 +96,11 @@ func (r *run) base(ctx context.Context, name string, want ocispec.Platform, aske
 	named, perr := image.ParseName(name)
 	here := err == nil && !r.req.Pull && (!asked || image.Runs(img.Platform(), want))
 	if byID := err == nil && strings.HasPrefix(img.ID.Encoded(), strings.TrimPrefix(name, "sha256:")); !here && !byID && r.req.Fetch != nil && perr == nil {
-		if err := r.req.Fetch(ctx, named, want); err != nil {
-			return img, err
+		if ferr := r.req.Fetch(ctx, named, want); ferr != nil && err == nil && asked && !image.Runs(img.Platform(), want) {
+			return img, fmt.Errorf("image with reference %s was found but its platform (%s) does not match the specified platform (%s): %w",
+				name, image.FormatPlatform(img.Platform()), image.FormatPlatform(want), ferr)
+		} else if ferr != nil {
+			return img, ferr
 		}
 		img, err = r.cfg.Images.Resolve(ctx, name)
 	}
