@@ -16,6 +16,7 @@ import (
 
 	"gantry/engine"
 	"gantry/engine/container"
+	"gantry/engine/network"
 )
 
 func kernelVersion() string {
@@ -79,7 +80,7 @@ func (c *call) info() error {
 		Plugins:         dsystem.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "macvlan", "null"}, Log: engine.LogDrivers},
 		RegistryConfig:  c.registryConfig(),
 		CDISpecDirs:     []string{}, Warnings: append(limitWarnings(limits), c.cfg.Networks.Warnings(ctx)...),
-		FirewallBackend: &dsystem.FirewallInfo{Driver: "nftables"},
+		FirewallBackend: firewall(c.cfg.Networks),
 	}
 	if out.ID, err = c.cfg.Engine.Identity(); err != nil {
 		return err
@@ -99,6 +100,15 @@ func (c *call) info() error {
 		}
 	}
 	return c.answer(http.StatusOK, out)
+}
+
+// firewall says whom published ports are open to.
+func firewall(networks *network.Host) *dsystem.FirewallInfo {
+	whom := "open to everybody, past the host's input chains"
+	if networks.AsksInput() {
+		whom = "open to whom the host's input chains accept (gantryd --bypass-input-policy: to everybody)"
+	}
+	return &dsystem.FirewallInfo{Driver: "nftables", Info: [][2]string{{"Published ports", whom}}}
 }
 
 // limitWarnings says what this host's cgroups cannot limit, in the reference's words.

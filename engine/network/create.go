@@ -246,7 +246,7 @@ func (h *Host) Create(ctx context.Context, req CreateRequest) (Network, error) {
 		err = h.links.raiseBridge(h.cfg.Instance.Name, n)
 	}
 	if err == nil && n.IPv6.Subnet.IsValid() {
-		err = forwarding6On()
+		err = h.begin6()
 	}
 	if err == nil {
 		err = h.sync(ctx)

@@ -54,6 +54,8 @@ func dropFindings(chains []nft.BaseChain, own, bridge, podBridge string) []Findi
 // ours tells the interfaces of this instance, which has these networks.
 func (h *Host) ours(networks []*Network) func(link string) bool {
 	own, named := ownLink(h.cfg.Instance.LinkPrefix()), map[string]bool{h.cfg.Instance.Bridge(): true, h.cfg.Instance.PodBridge(): true}
+	in, out := detourLinks(h.cfg.Instance.LinkPrefix())
+	named[in], named[out] = true, true
 	for _, n := range networks {
 		if n.Driver == DriverBridge {
 			named[n.Link] = true

@@ -34,6 +34,7 @@ type Host struct {
 	links         *links
 	table, table6 *nft.Conn
 	names         *names.Server
+	detour        detour
 	said          map[string]bool // collisions with the host's routes that were logged; by watchRoutes afterwards
 
 	applying chan struct{} // holds one token; its holder may change the kernel's table
@@ -115,8 +116,11 @@ func (h *Host) restore(ctx context.Context, live Live) error {
 	if err := forwardingOn(); err != nil {
 		return err
 	}
+	if err := h.raiseDetour(ctx); err != nil {
+		return err
+	}
 	if h.speaks6() {
-		if err := forwarding6On(); err != nil {
+		if err := h.begin6(); err != nil {
 			return err
 		}
 	} else if err := h.table6.Delete(ctx); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
@@ -131,7 +135,11 @@ func (h *Host) restore(ctx context.Context, live Live) error {
 	if err := h.sweep(live); err != nil {
 		return err
 	}
-	if err := h.sync(ctx); err != nil {
+	err = h.sync(ctx)
+	if h.withoutDetour(err) {
+		err = h.sync(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	findings, err := h.Diagnose(ctx)
@@ -141,6 +149,9 @@ func (h *Host) restore(ctx context.Context, live Live) error {
 	}
 	return err
 }
+
+// begin6 is what the first network with IPv6 needs of the host.
+func (h *Host) begin6() error { return errors.Join(forwarding6On(), h.raiseDetour6()) }
 
 // adopt takes the addresses and ports of what lives. What no longer fits is
 // logged and left: a running container is not stopped for it.

@@ -235,7 +235,7 @@ func serveUDP(t *testing.T, path, address string) {
 	}
 	t.Cleanup(func() { _ = c.Close() })
 	go func() {
-		buf := make([]byte, 64)
+		buf := make([]byte, 1<<16)
 		for {
 			n, from, err := c.ReadFrom(buf)
 			if err != nil {

@@ -112,7 +112,8 @@ func (h *Host) Purge(ctx context.Context) error {
 	for _, e := range entries {
 		errs = append(errs, unpin(filepath.Join(h.namespacesDir(), e.Name())))
 	}
-	errs = append(errs, links.remove(inst.Bridge()), links.remove(inst.PodBridge()), links.removeOthers(inst.LinkPrefix(), nil),
+	_, out := detourLinks(inst.LinkPrefix())
+	errs = append(errs, links.remove(out), links.remove(inst.Bridge()), links.remove(inst.PodBridge()), links.removeOthers(inst.LinkPrefix(), nil),
 		os.RemoveAll(h.networksDir()), os.RemoveAll(h.namespacesDir()))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("purge network: %w", err)

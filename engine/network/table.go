@@ -1,7 +1,9 @@
 package network
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 
 	"gantry/internal/nft"
 )
@@ -12,10 +14,11 @@ type dialect struct {
 	address  nft.Type
 	from, to nft.Field
 	loopback netip.Prefix
+	detourTo netip.Addr // a neighbour that the copies of askInput are sent to; nobody has it
 }
 
-var dialect4 = dialect{nft.IPv4, nft.Address, nft.SourceAddress, nft.DestinationAddress, netip.MustParsePrefix("127.0.0.0/8")}
-var dialect6 = dialect{nft.IPv6, nft.Address6, nft.SourceAddress6, nft.DestinationAddress6, netip.MustParsePrefix("::1/128")}
+var dialect4 = dialect{nft.IPv4, nft.Address, nft.SourceAddress, nft.DestinationAddress, netip.MustParsePrefix("127.0.0.0/8"), netip.MustParseAddr("169.254.77.77")}
+var dialect6 = dialect{nft.IPv6, nft.Address6, nft.SourceAddress6, nft.DestinationAddress6, netip.MustParsePrefix("::1/128"), netip.MustParseAddr("fe80::77:77")}
 
 // subnet is a network's in this family; invalid when it has none.
 func (d dialect) subnet(n *Network) netip.Prefix {
@@ -41,11 +44,11 @@ func (h *Host) describeLocked(d dialect) *nft.Table {
 	for _, p := range h.publications {
 		pubs = append(pubs, p.Publication)
 	}
-	return d.describe(h.cfg.Instance.Table(), h.sorted(), pubs)
+	return d.describe(h.cfg.Instance.Table(), h.sorted(), pubs, h.detour)
 }
 
 // describe decides all rules. See the package comment for what they are to do.
-func (d dialect) describe(name string, networks []*Network, pubs []Publication) *nft.Table {
+func (d dialect) describe(name string, networks []*Network, pubs []Publication, way detour) *nft.Table {
 	t := &nft.Table{Family: d.family, Name: name, Sets: d.publishedSets(pubs), Chains: map[string]nft.Chain{
 		// Before anything translates: an answer to a masqueraded client of
 		// 127.0.0.1 still carries the bridge's address here.
@@ -65,7 +68,59 @@ func (d dialect) describe(name string, networks []*Network, pubs []Publication) 
 		"postrouting": {Hook: &nft.NATPostrouting, Rules: d.masquerade(networks)},
 	}}
 	isolate(t, networks)
+	if way.in != "" {
+		d.askInput(t, pubs, way)
+	}
 	return t
+}
+
+// askInput lets only those packets from outside be translated that the host's
+// input chains have accepted.
+func (d dialect) askInput(t *nft.Table, pubs []Publication, way detour) {
+	trusted := maps.Clone(t.Sets["own"].Elements)
+	trusted[nft.EncodeKey(way.in)] = nft.Value{}
+	t.Sets["trusted"] = nft.Set{Key: []nft.Type{nft.Interface}, Elements: trusted}
+	translate := t.Chains["prerouting"]
+	translate.Rules = []nft.Rule{nft.NewRule(nft.In("trusted", nft.InputInterface), nft.ToLocal(), nft.Subnet(d.to, nft.IsNot, d.loopback), nft.Jump("published-ports"))}
+	t.Chains["prerouting"] = translate
+
+	byAddress, byPort := map[string]nft.Value{}, map[string]nft.Value{}
+	for _, b := range d.bindings(pubs) {
+		if b.HostIP.IsUnspecified() {
+			byPort[nft.EncodeKey(protocols[b.Protocol], b.HostPort)] = nft.Value{}
+		} else if !b.HostIP.IsLoopback() {
+			byAddress[nft.EncodeKey(b.HostIP, protocols[b.Protocol], b.HostPort)] = nft.Value{}
+		}
+	}
+	t.Sets["open"] = nft.Set{Key: []nft.Type{d.address, nft.Protocol, nft.Port}, Elements: byAddress}
+	t.Sets["open-any"] = nft.Set{Key: []nft.Type{nft.Protocol, nft.Port}, Elements: byPort}
+	// Addressed to this host alone: what is for everybody is not a published port's.
+	fresh := []nft.Stmt{nft.New(), nft.NotIn("trusted", nft.InputInterface), nft.ToLocal(), nft.Subnet(d.to, nft.IsNot, d.loopback)}
+	again := []nft.Stmt{nft.DupTo(d.detourTo, way.out), nft.Drop()}
+	t.Chains["accepted"] = nft.Chain{Hook: &nft.LastInput, Rules: []nft.Rule{
+		nft.NewRule(slices.Concat(fresh, []nft.Stmt{nft.In("open", d.to, nft.TransportProtocol, nft.DestinationPort)}, again)...),
+		nft.NewRule(slices.Concat(fresh, []nft.Stmt{nft.In("open-any", nft.TransportProtocol, nft.DestinationPort)}, again)...),
+	}}
+	if d.family == nft.IPv4 { // a copy must not be fragmented, the packet that it stands for may
+		guard := t.Chains["guard"]
+		guard.Rules = append(guard.Rules, nft.NewRule(nft.Link(nft.InputInterface, nft.Is, way.in), nft.LetFragment()))
+		t.Chains["guard"] = guard
+	}
+}
+
+// bindings are the published ports of this family.
+func (d dialect) bindings(pubs []Publication) (list []PortBinding) {
+	for _, p := range pubs {
+		if !d.target(p).IsValid() {
+			continue
+		}
+		for _, b := range p.Ports {
+			if d.speaks(b.HostIP) {
+				list = append(list, b)
+			}
+		}
+	}
+	return list
 }
 
 // fromHost translates what this host's own processes send. An answer to ::1

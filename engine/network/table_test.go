@@ -30,7 +30,8 @@ func TestTable(t *testing.T) {
 		{Container: "dns", Address: netip.MustParseAddr("172.18.0.2"), Ports: []PortBinding{{ContainerPort: 53, Protocol: UDP, HostIP: all, HostPort: 53}}},
 		{Container: "pod", Address: netip.MustParseAddr("10.42.0.2"), Ports: []PortBinding{{ContainerPort: 38412, Protocol: SCTP, HostIP: all, HostPort: 38412}}},
 	}
-	got := dialect4.describe("gantry", networks, pubs).String()
+	way := detour{in: "gt-in", out: 7}
+	got := dialect4.describe("gantry", networks, pubs, way).String()
 	const path = "testdata/table.nft"
 	if *update {
 		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
@@ -44,7 +45,7 @@ func TestTable(t *testing.T) {
 	if d := cmp.Diff(string(want), got); d != "" {
 		t.Errorf("rules (-want +got):\n%s", d)
 	}
-	if again := dialect4.describe("gantry", networks, []Publication{pubs[2], pubs[0], pubs[1]}).String(); again != got {
+	if again := dialect4.describe("gantry", networks, []Publication{pubs[2], pubs[0], pubs[1]}, way).String(); again != got {
 		t.Error("the rules depend on the order of publications")
 	}
 }

@@ -20,15 +20,16 @@ const Default = "gantry"
 
 // Config is what a server is started with.
 type Config struct {
-	Name       string   `json:"instance,omitempty"`    // default "gantry"
-	DataDir    string   `json:"data-dir,omitempty"`    // default /var/lib/NAME
-	RunDir     string   `json:"run-dir,omitempty"`     // default /run/NAME
-	APIListen  string   `json:"api-listen,omitempty"`  // default 127.0.0.1:6443
-	HTTPListen string   `json:"http-listen,omitempty"` // default :80
-	Disable    []string `json:"disable,omitempty"`     // parts that are off
-	ICC        *bool    `json:"icc,omitempty"`         // containers on Docker's default network reach each other; default true
-	Init       bool     `json:"init,omitempty"`        // containers have an init unless they say otherwise
-	LogLevel   string   `json:"log-level,omitempty"`   // debug, info, warn or error; default info
+	Name        string   `json:"instance,omitempty"`            // default "gantry"
+	DataDir     string   `json:"data-dir,omitempty"`            // default /var/lib/NAME
+	RunDir      string   `json:"run-dir,omitempty"`             // default /run/NAME
+	APIListen   string   `json:"api-listen,omitempty"`          // default 127.0.0.1:6443
+	HTTPListen  string   `json:"http-listen,omitempty"`         // default :80
+	Disable     []string `json:"disable,omitempty"`             // parts that are off
+	ICC         *bool    `json:"icc,omitempty"`                 // containers on Docker's default network reach each other; default true
+	BypassInput bool     `json:"bypass-input-policy,omitempty"` // published ports are open to whom the host's input chains drop
+	Init        bool     `json:"init,omitempty"`                // containers have an init unless they say otherwise
+	LogLevel    string   `json:"log-level,omitempty"`           // debug, info, warn or error; default info
 
 	// Logs of containers that ask for no driver, or for no other.
 	LogDriver  string   `json:"log-driver,omitempty"` // default json-file

@@ -78,6 +78,7 @@ var (
 	RawPrerouting  = Hook{"filter", unix.NF_INET_PRE_ROUTING, -300}
 	RawOutput      = Hook{"filter", unix.NF_INET_LOCAL_OUT, -300}
 	Forward        = Hook{"filter", unix.NF_INET_FORWARD, 0}
+	LastInput      = Hook{"filter", unix.NF_INET_LOCAL_IN, 400} // behind everybody's
 )
 
 // Set is a set, or with Data a map; with Data being Verdict, a verdict map.

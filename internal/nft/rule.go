@@ -171,6 +171,28 @@ func SetPort(f Field, protocol uint8, port uint16) Stmt {
 	}}
 }
 
+// DupTo sends a copy of the packet out by a link, as if gateway were a
+// neighbour there. The copy belongs to no connection.
+func DupTo(gateway netip.Addr, link int) Stmt {
+	address := gateway.AsSlice()
+	device := uint32(regFirst + len(address)/4)
+	return Stmt{text: fmt.Sprintf("dup to %s device %d", gateway, link), exprs: []expr.Any{
+		&expr.Immediate{Register: regFirst, Data: address},
+		&expr.Immediate{Register: device, Data: native(uint32(link))},
+		&expr.Dup{RegAddr: regFirst, RegDev: device, IsRegDevSet: true},
+	}}
+}
+
+// LetFragment clears the flag by which an IPv4 packet forbids its fragmentation.
+func LetFragment() Stmt {
+	const flags, checksum = 6, 10 // in the header
+	return Stmt{text: "ip frag-off set 0", exprs: []expr.Any{
+		&expr.Immediate{Register: regResult, Data: []byte{0, 0}},
+		&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: regResult, Base: expr.PayloadBaseNetworkHeader,
+			Offset: flags, Len: 2, CsumType: expr.CsumTypeInet, CsumOffset: checksum},
+	}}
+}
+
 // ToLocal matches packets whose destination is an address of this host.
 func ToLocal() Stmt { return localAddress("fib daddr type local", &expr.Fib{FlagDADDR: true}) }
 

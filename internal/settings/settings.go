@@ -41,6 +41,7 @@ func Register(set *pflag.FlagSet) *Flags {
 	set.StringSlice("registry-mirror", nil, "[HOST=]URL of a mirror that pulls try first; without HOST of docker.io")
 	set.StringSlice("insecure-registry", nil, "HOST[:PORT] or CIDR of registries whose certificates are not verified, or that speak plain HTTP")
 	set.Bool("icc", true, "containers on the default bridge network reach each other")
+	set.Bool("bypass-input-policy", false, "published ports are open to those, too, whom the host's own input chains drop")
 	set.Bool("init", false, "containers have an init unless they say otherwise, as with docker run --init")
 	set.String("log-driver", "", "log driver of containers that name none (default json-file)")
 	set.StringArray("log-opt", nil, "NAME=VALUE, an option of the default log driver; may be repeated")
@@ -58,7 +59,7 @@ func Register(set *pflag.FlagSet) *Flags {
 // given are all flags but --instance.
 var given = []string{
 	"data-dir", "run-dir", "api-listen", "http-listen", "registry-listen", "registry-users",
-	"registry-tls-cert", "registry-tls-key", "registry-certs", "registry-mirror", "insecure-registry", "disable", "icc", "init", "log-level", "config",
+	"registry-tls-cert", "registry-tls-key", "registry-certs", "registry-mirror", "insecure-registry", "disable", "icc", "bypass-input-policy", "init", "log-level", "config",
 	"log-driver", "log-opt",
 	"host", "tls", "tlsverify", "tlscacert", "tlscert", "tlskey",
 }
@@ -110,6 +111,9 @@ func (f *Flags) Read() (instance.Config, error) {
 	}
 	if f.set.Changed("log-opt") {
 		cfg.LogOptions, _ = f.set.GetStringArray("log-opt") // it is one: registered above
+	}
+	if f.set.Changed("bypass-input-policy") {
+		cfg.BypassInput, _ = f.set.GetBool("bypass-input-policy")
 	}
 	if f.set.Changed("init") {
 		cfg.Init, _ = f.set.GetBool("init") // it is one: registered above
@@ -167,6 +171,9 @@ func Arguments(cfg instance.Config) []string {
 	}
 	if cfg.ICC != nil {
 		args = append(args, "--icc="+strconv.FormatBool(*cfg.ICC))
+	}
+	if cfg.BypassInput {
+		args = append(args, "--bypass-input-policy")
 	}
 	if cfg.Init {
 		args = append(args, "--init")

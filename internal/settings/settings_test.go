@@ -25,7 +25,7 @@ func read(t *testing.T, args ...string) (instance.Config, error) {
 
 func TestAFlagWinsOverTheFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.yaml")
-	if err := os.WriteFile(file, []byte("instance: two\nhttp-listen: \":8080\"\ndata-dir: /from/file\ndisable: [ingress]\nicc: true\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("instance: two\nhttp-listen: \":8080\"\ndata-dir: /from/file\ndisable: [ingress]\nicc: true\nbypass-input-policy: true\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	got, err := read(t, "--config", file, "--data-dir", "/from/flag", "--icc=false")
@@ -33,7 +33,7 @@ func TestAFlagWinsOverTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	no := false
-	want, err := instance.Config{Name: "two", DataDir: "/from/flag", HTTPListen: ":8080", ICC: &no, Disable: []string{"ingress"}}.WithDefaults()
+	want, err := instance.Config{Name: "two", DataDir: "/from/flag", HTTPListen: ":8080", ICC: &no, BypassInput: true, Disable: []string{"ingress"}}.WithDefaults()
 	if err != nil {
 		t.Fatal(err)
 	}
