@@ -188,6 +188,9 @@ func (c *call) logsOptions() (opts engine.LogsOptions, err error) {
 	if opts.Since, err = c.query.time("since"); err != nil {
 		return opts, err
 	}
+	if c.query.Get("until") == "0" {
+		return opts, nil // as in the reference, which knows it for logs alone
+	}
 	opts.Until, err = c.query.time("until")
 	if !opts.Until.IsZero() && opts.Until.Before(time.Now()) {
 		opts.Follow = false

@@ -50,6 +50,13 @@ func TestEventsAreReplayed(t *testing.T) {
 	if out != "create\nattach\nstart\ndie\ndestroy" {
 		t.Errorf("events: %q", out)
 	}
+	out = d.do("events", "--since", "0", "--until", until, "--filter", "container=short", "--format", "{{.Action}}")
+	if !strings.HasPrefix(out, "create\n") {
+		t.Errorf("events since the beginning: %q", out)
+	}
+	if out := d.do("events", "--until", "0"); out != "" {
+		t.Errorf("events until the epoch: %q", out)
+	}
 	if got := d.try("events", "--until", "1s", "--filter", "strange=x"); got.code == 0 || !strings.Contains(got.err, "invalid filter 'strange'") {
 		t.Errorf("an unknown filter: %+v", got)
 	}

@@ -64,10 +64,10 @@ func (q query) int(name string) (int64, error) {
 	return n, nil
 }
 
-// time reads a point in time; an absent or zero one is the zero time.
+// time reads a point in time; an absent one is the zero time, and 0 the epoch.
 func (q query) time(name string) (time.Time, error) {
 	text := q.Get(name)
-	if text == "" || text == "0" {
+	if text == "" {
 		return time.Time{}, nil
 	}
 	return engine.ParseTime(text, time.Now())
