@@ -1,5 +1,6 @@
 // Package clients runs real clients of Docker's API against the built programs:
-// docker-compose and python3-docker as Debian 12 has them.
+// docker-compose and python3-docker as Debian 12 has them, and, as a module of
+// their own (testdata/golang), moby's Go client and testcontainers.
 package clients
 
 import (
