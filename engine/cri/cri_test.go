@@ -285,7 +285,7 @@ func TestPullImageFromARegistry(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec := &runtimeapi.ImageSpec{Image: strings.TrimPrefix(web.URL, "http://") + "/box:1"}
-	if _, err := h.CRI.PullImage(t.Context(), spec, nil, nil); err == nil || !strings.Contains(err.Error(), "no basic auth credentials") {
+	if _, err := h.CRI.PullImage(t.Context(), spec, nil, nil); err == nil || !strings.Contains(err.Error(), "pull access denied") {
 		t.Errorf("without credentials: %v", err)
 	}
 	for name, auth := range map[string]*runtimeapi.AuthConfig{
