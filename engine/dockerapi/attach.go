@@ -16,23 +16,30 @@ import (
 	"gantry/internal/problem"
 )
 
+// attachable finds the container to attach to, and the keys to detach with.
+func (c *call) attachable() (engine.Container, []byte, error) {
+	found, err := c.cfg.Engine.Container(c.r.Context(), c.vars[0])
+	if err != nil {
+		return found, nil, err
+	}
+	keys, err := parseDetachKeys(c.query.Get("detachKeys"))
+	switch {
+	case err != nil:
+	case found.Status == "paused":
+		err = problem.New(problem.Conflict, "container %s is paused, unpause the container before attach", found.ID)
+	case found.Status == "restarting":
+		err = problem.New(problem.Conflict, "container %s is restarting, wait until the container is running", found.ID)
+	}
+	return found, keys, err
+}
+
 // attach connects the client with a container's streams. The claim comes before
 // the answer: the client starts the container when it has that.
 func (c *call) attach() error {
 	ctx := c.r.Context()
-	found, err := c.cfg.Engine.Container(ctx, c.vars[0])
+	found, keys, err := c.attachable()
 	if err != nil {
 		return err
-	}
-	keys, err := parseDetachKeys(c.query.Get("detachKeys"))
-	if err != nil {
-		return err
-	}
-	if found.Status == "paused" {
-		return problem.New(problem.Conflict, "container %s is paused, unpause the container before attach", found.ID)
-	}
-	if found.Status == "restarting" {
-		return problem.New(problem.Conflict, "container %s is restarting, wait until the container is running", found.ID)
 	}
 	claim, err := c.cfg.Engine.Attach(ctx, found.ID)
 	if err != nil {
@@ -77,8 +84,14 @@ func (c *call) attach() error {
 	if c.query.bool("stderr") {
 		s.Stderr = errOut
 	}
+	return c.runAttachment(live, claim, s, found)
+}
+
+// runAttachment copies until the container ends, the client detaches, or live
+// ends.
+func (c *call) runAttachment(live context.Context, claim *engine.Attachment, s engine.Streams, found engine.Container) error {
 	c.cfg.Engine.Emit("container", "attach", found.ID, eventAttributes(found))
-	err = claim.Run(live, s)
+	err := claim.Run(live, s)
 	if errors.Is(err, engine.ErrDetached) {
 		c.cfg.Engine.Emit("container", "detach", found.ID, eventAttributes(found))
 		return nil

@@ -12,6 +12,7 @@ const (
 
 // routes is the whole API.
 var routes = []route{
+	{http.MethodOptions, "/{+}", "*", (*call).options},
 	{get, "/_ping", "", (*call).ping},
 	{get, "/version", "", (*call).showVersion},
 	{get, "/info", "", (*call).info},
@@ -41,7 +42,7 @@ var routes = []route{
 	{post, "/containers/{}/pause", "", (*call).pause},
 	{post, "/containers/{}/unpause", "", (*call).unpause},
 	{post, "/containers/{}/attach", "detachKeys logs stream stdin stdout stderr", (*call).attach},
-	{get, "/containers/{}/attach/ws", "*", refuse("attaching by WebSocket")},
+	{get, "/containers/{}/attach/ws", "detachKeys logs stream stdin stdout stderr", (*call).attachByWebSocket},
 	{post, "/containers/{}/wait", "condition", (*call).wait},
 	{remove, "/containers/{}", "v force link", (*call).removeContainer},
 	{head, "/containers/{}/archive", "path", (*call).statArchive},
@@ -62,6 +63,7 @@ var routes = []route{
 	{post, "/images/prune", "filters", (*call).pruneImages},
 	{get, "/images/search", "term limit filters", (*call).search},
 	{get, "/images/{+}/json", "manifests platform", (*call).inspectImage},
+	{get, "/images/{+}/attestations", "*", refuse("attestations")},
 	{get, "/images/{+}/history", "platform", (*call).history},
 	{get, "/images/{+}/get", "platform", (*call).saveImages},
 	{post, "/images/{+}/push", "tag platform", (*call).pushImage},

@@ -16,6 +16,13 @@ import (
 	"gantry/engine"
 )
 
+// options says nothing, as the reference.
+func (c *call) options() error {
+	c.begun = true
+	c.w.WriteHeader(http.StatusOK)
+	return nil
+}
+
 func (c *call) ping() error {
 	header := c.w.Header()
 	header.Set("Builder-Version", string(dbuild.BuilderV1))
