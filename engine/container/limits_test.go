@@ -105,6 +105,38 @@ func TestReachedMemoryLimitsAreCounted(t *testing.T) {
 	}
 }
 
+func TestOOMKillsAreToldWhileTheContainerRuns(t *testing.T) {
+	r := testRuntime(t)
+	ctx := testContext(t)
+	s := shell(t, busybox(t), "read go; head -c 60m /dev/zero | tail; echo ready; sleep 1000",
+		limited(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(20 << 20))}}))
+	s.OpenStdin = true
+	c := create(t, r, s)
+	if err := c.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	told, stop, err := c.WatchOOM(false)
+	if err != nil || len(told) > 0 {
+		t.Fatalf("before: %d kills, %v", len(told), err)
+	}
+	go func() { _ = c.Attach(ctx, Streams{Stdin: strings.NewReader("go\n")}, func() {}) }()
+	select {
+	case <-told:
+	case <-ctx.Done():
+		t.Fatal("no kill was told")
+	}
+	stop()
+	stop()
+	waitForLog(t, c, "ready")
+	for _, known := range []bool{true, false} {
+		told, stop, err := c.WatchOOM(known)
+		if err != nil || (len(told) == 0) != known {
+			t.Errorf("known %v: %d kills, %v", known, len(told), err)
+		}
+		stop()
+	}
+}
+
 func TestPause(t *testing.T) {
 	r := testRuntime(t)
 	ctx := testContext(t)

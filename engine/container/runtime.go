@@ -20,7 +20,7 @@
 // Goroutines: one that reads each live container's connection, one that waits
 // for its end, and, for a container created by this process, one that reaps its
 // shim. The first two end with the container or with Runtime.Close, which waits
-// for them; the last ends with the shim.
+// for them; the last ends with the shim. One more waits for OOM kills.
 package container
 
 import (
@@ -60,6 +60,7 @@ type Runtime struct {
 	mu         sync.Mutex
 	containers map[string]*Container // those that are open
 	closed     bool
+	oom        *cgroup.OOMWatcher // made on first use
 	watchers   sync.WaitGroup
 }
 
@@ -139,9 +140,12 @@ func (r *Runtime) Close() error {
 	for _, c := range r.containers {
 		links = append(links, c.link)
 	}
-	stderr, null := r.stderr, r.null
+	stderr, null, oom := r.stderr, r.null, r.oom
 	r.stderr, r.null = nil, nil
 	r.mu.Unlock()
+	if oom != nil {
+		_ = oom.Close() // it holds nothing that could fail
+	}
 	for _, l := range links {
 		if l != nil {
 			l.conn.Close()

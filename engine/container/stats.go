@@ -1,6 +1,7 @@
 package container
 
 import (
+	"os"
 	"time"
 
 	"gantry/engine/container/cgroup"
@@ -73,4 +74,32 @@ func bounded(limit uint64) uint64 {
 		return 0
 	}
 	return limit
+}
+
+// WatchOOM returns a channel that receives after the kernel has killed a process
+// of the container for want of memory; kills of before count unless known. The
+// container may go on running. stop, which may be called more than once, ends it.
+func (c *Container) WatchOOM(known bool) (kills <-chan struct{}, stop func(), err error) {
+	w, err := c.r.oomWatcher()
+	if err != nil {
+		return nil, func() {}, err
+	}
+	return w.Watch(c.group, known)
+}
+
+func (r *Runtime) oomWatcher() (*cgroup.OOMWatcher, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, os.ErrClosed
+	}
+	if r.oom == nil {
+		w, err := cgroup.NewOOMWatcher()
+		if err != nil {
+			return nil, err
+		}
+		r.oom = w
+		r.watchers.Go(w.Run)
+	}
+	return r.oom, nil
 }
