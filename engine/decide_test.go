@@ -315,6 +315,47 @@ func TestAfterProbe(t *testing.T) {
 	}
 }
 
+func TestProbes(t *testing.T) {
+	own := &dcontainer.Config{Shell: []string{"/bin/ash", "-ec"}}
+	for name, c := range map[string]struct {
+		config *dcontainer.Config
+		test   []string
+		want   []string // nil: no check
+	}{
+		"a program":                     {&dcontainer.Config{}, []string{"CMD", "probe", "-q"}, []string{"probe", "-q"}},
+		"a script":                      {&dcontainer.Config{}, []string{"CMD-SHELL", "a || b"}, []string{"/bin/sh", "-c", "a || b"}},
+		"a script of the image's shell": {own, []string{"CMD-SHELL", "a || b"}, []string{"/bin/ash", "-ec", "a || b"}},
+		"a script with arguments":       {&dcontainer.Config{}, []string{"CMD-SHELL", "$0", "b"}, []string{"/bin/sh", "-c", "$0", "b"}},
+		"switched off":                  {own, []string{"NONE"}, nil},
+		"a kind that nobody knows":      {own, []string{"TCP", "80"}, nil},
+		"none of its own":               {own, nil, nil},
+	} {
+		check := dcontainer.HealthConfig{Test: c.test}
+		if got := checked(&check); got != (c.want != nil) {
+			t.Errorf("%s: checked %v", name, got)
+			continue
+		}
+		if c.want == nil {
+			continue
+		}
+		if diff := cmp.Diff(c.want, probeCommand(c.config, check)); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", name, diff)
+		}
+	}
+	if checked(nil) || unchecked(nil) != nil {
+		t.Error("no check at all is one")
+	}
+	long := head{limit: 4}
+	for _, part := range []string{"ab", "cd", "e"} {
+		if n, err := long.Write([]byte(part)); n != len(part) || err != nil {
+			t.Error(n, err)
+		}
+	}
+	if got := long.String(); got != "abcd..." {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestEventFilters(t *testing.T) {
 	ev := Event{Type: devents.ContainerEventType, Action: "health_status: healthy", Scope: "local",
 		Actor: devents.Actor{ID: "0123456789abcdef", Attributes: map[string]string{"name": "web", "image": "app:1", "tier": "front"}}}

@@ -14,11 +14,23 @@ import (
 
 // watch waits for the end of a run and deals with it.
 func (e *Engine) watch(ctx context.Context, r *record, this *run) {
-	select {
-	case <-this.proc.Done():
-	case <-ctx.Done():
-		return // the process goes on; the next engine adopts it
+	_, st := r.view()
+	kills, unwatch, err := this.proc.WatchOOM(st.OOMKilled)
+	if err != nil {
+		e.log.Warn("OOM kills are seen at the container's end only", "container", r.id, "err", err)
 	}
+	defer unwatch()
+	for running := true; running; {
+		select {
+		case <-this.proc.Done():
+			running = false
+		case <-kills:
+			e.oomKilled(r)
+		case <-ctx.Done():
+			return // the process goes on; the next engine adopts it
+		}
+	}
+	unwatch()
 	// From here to the end: an exit that is half dealt with would be found by
 	// the next start, but with the daemon going down there is time for it.
 	ctx = context.WithoutCancel(ctx)
@@ -32,6 +44,17 @@ func (e *Engine) watch(ctx context.Context, r *record, this *run) {
 	}
 	defer r.unlock()
 	e.ended(ctx, r, this, exit)
+}
+
+// oomKilled records that the kernel has killed a process of a container, which
+// may go on running without it.
+func (e *Engine) oomKilled(r *record) {
+	if _, st := r.view(); !st.OOMKilled {
+		if err := r.change(soon, func(st *state) { st.OOMKilled = true }); err != nil {
+			e.log.Error("container state not written", "container", r.id, "err", err)
+		}
+	}
+	e.emit(r, devents.ActionOOM, nil)
 }
 
 // codeLost is the exit code of a container whose end nobody saw.
@@ -58,7 +81,7 @@ func (e *Engine) ended(ctx context.Context, r *record, this *run, exit container
 			st.Status = dcontainer.StateRestarting
 		}
 		st.ExitCode, st.OOMKilled, st.FinishedAt = exit.Code, exit.OOMKilled, exit.At.UTC()
-		st.Error = exit.Error
+		st.Error, st.Health = exit.Error, unchecked(st.Health)
 		st.Namespace, st.Endpoints, st.Publications = "", nil, nil
 	})
 	if err != nil {
@@ -70,7 +93,7 @@ func (e *Engine) ended(ctx context.Context, r *record, this *run, exit container
 		x.containerGone()
 	}
 	r.mu.Unlock()
-	e.emitEnd(r, exit, st.StartedAt)
+	e.emitEnd(r, exit, st)
 	e.log.Info("container exited", "container", r.id, "code", exit.Code, "oom", exit.OOMKilled)
 	close(this.done)
 	r.wake(exited, dcontainer.WaitResponse{StatusCode: int64(exit.Code)})
@@ -86,14 +109,14 @@ func (e *Engine) ended(ctx context.Context, r *record, this *run, exit container
 	}
 }
 
-// emitEnd tells of the end of a run.
-func (e *Engine) emitEnd(r *record, exit container.Exit, startedAt time.Time) {
-	if exit.OOMKilled {
+// emitEnd tells of the end of a run that was in the state before.
+func (e *Engine) emitEnd(r *record, exit container.Exit, before state) {
+	if exit.OOMKilled && !before.OOMKilled { // else it was told when it happened
 		e.emit(r, devents.ActionOOM, nil)
 	}
 	e.emit(r, devents.ActionDie, map[string]string{
 		"exitCode":     strconv.Itoa(exit.Code),
-		"execDuration": strconv.Itoa(int(max(exit.At.Sub(startedAt), 0).Seconds())),
+		"execDuration": strconv.Itoa(int(max(exit.At.Sub(before.StartedAt), 0).Seconds())),
 	})
 }
 

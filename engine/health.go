@@ -27,7 +27,7 @@ const (
 // adopted run goes on from what was found before.
 func (e *Engine) startHealth(r *record, this *run) {
 	check := r.config().Config.Healthcheck
-	if check == nil || len(check.Test) == 0 || check.Test[0] == "NONE" {
+	if !checked(check) {
 		return
 	}
 	checking, cancel := context.WithCancel(context.Background())
@@ -40,9 +40,26 @@ func (e *Engine) startHealth(r *record, this *run) {
 	})
 }
 
+// checked says whether a container with this check is checked: as with the
+// reference, one of another kind is none.
+func checked(check *dcontainer.HealthConfig) bool {
+	return check != nil && len(check.Test) > 0 && (check.Test[0] == "CMD" || check.Test[0] == "CMD-SHELL")
+}
+
+// unchecked is the health after a run: as with the reference, what nobody looks
+// at is not healthy.
+func unchecked(h *dcontainer.Health) *dcontainer.Health {
+	if h == nil {
+		return nil
+	}
+	after := *h
+	after.Status = dcontainer.Unhealthy
+	return &after
+}
+
 // newHealth is the health at the start of a run: the log of earlier runs stays.
 func newHealth(c *dcontainer.Config, before *dcontainer.Health) *dcontainer.Health {
-	if check := c.Healthcheck; check == nil || len(check.Test) == 0 || check.Test[0] == "NONE" {
+	if !checked(c.Healthcheck) {
 		return nil
 	}
 	now := &dcontainer.Health{Status: dcontainer.Starting}
@@ -172,7 +189,7 @@ func probeCommand(c *dcontainer.Config, check dcontainer.HealthConfig) []string 
 	if len(shell) == 0 {
 		shell = []string{"/bin/sh", "-c"}
 	}
-	return append(shell[:len(shell):len(shell)], strings.Join(check.Test[1:], " "))
+	return append(shell[:len(shell):len(shell)], check.Test[1:]...)
 }
 
 // head keeps the first bytes written to it, for two writers at once.
@@ -181,6 +198,7 @@ type head struct {
 
 	mu  sync.Mutex
 	buf bytes.Buffer
+	cut bool // more was written
 }
 
 var _ io.Writer = (*head)(nil)
@@ -189,12 +207,17 @@ var _ io.Writer = (*head)(nil)
 func (h *head) Write(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.buf.Write(p[:min(len(p), h.limit-h.buf.Len())])
+	n := min(len(p), h.limit-h.buf.Len())
+	h.buf.Write(p[:n])
+	h.cut = h.cut || n < len(p)
 	return len(p), nil
 }
 
 func (h *head) String() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.cut {
+		return h.buf.String() + "..."
+	}
 	return h.buf.String()
 }

@@ -307,6 +307,31 @@ func TestHealth(t *testing.T) {
 	if after == nil || after.Status != dcontainer.Unhealthy || after.FailingStreak < before.FailingStreak || len(after.Log) < len(before.Log) {
 		t.Errorf("after a restart of the daemon %+v, before %+v", after, before)
 	}
+	if err := b.Engine.Kill(b.ctx, id, ""); err != nil {
+		t.Fatal(err)
+	}
+	if ended := health(); ended == nil || ended.Status != dcontainer.Unhealthy || len(ended.Log) == 0 {
+		t.Errorf("after the end %+v", ended)
+	}
+}
+
+func TestOOMKillsAreToldAtOnce(t *testing.T) {
+	b := newBench(t)
+	events := b.follow(b.ctx)
+	id := b.create("head -c 60m /dev/zero | tail; sleep 600", func(r *engine.CreateRequest) { r.HostConfig.Memory = 20 << 20 })
+	b.start(id)
+	for ev := range events {
+		if ev.Action == devents.ActionOOM {
+			break
+		}
+	}
+	answer, err := b.Engine.Inspect(b.ctx, id, engine.WithoutSizes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !answer.State.OOMKilled || !answer.State.Running {
+		t.Errorf("state %+v", answer.State)
+	}
 }
 
 func TestExecsAreAdopted(t *testing.T) {

@@ -38,7 +38,7 @@ func afterExit(policy dcontainer.RestartPolicy, end ending) (restart bool, delay
 }
 
 func nextBackoff(last, ran time.Duration) time.Duration {
-	if last == 0 || ran > longRun {
+	if last == 0 || ran >= longRun {
 		return firstBackoff
 	}
 	return min(2*last, lastBackoff)

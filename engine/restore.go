@@ -245,7 +245,7 @@ func (e *Engine) endedUnseen(ctx context.Context, r *record, proc *container.Con
 	if err := e.markEnded(r, exit); err != nil {
 		return err
 	}
-	e.emitEnd(r, exit, st.StartedAt)
+	e.emitEnd(r, exit, st)
 	if proc != nil {
 		if err := proc.Delete(ctx); err != nil {
 			return err
@@ -261,6 +261,7 @@ func (e *Engine) markEnded(r *record, exit container.Exit) error {
 	return r.change(soon, func(st *state) {
 		st.Status, st.FinishedAt = dcontainer.StateExited, exit.At.UTC()
 		st.ExitCode, st.OOMKilled, st.Error = exit.Code, exit.OOMKilled, exit.Error
+		st.Health = unchecked(st.Health)
 		st.Namespace, st.Endpoints, st.Publications = "", nil, nil
 	})
 }
