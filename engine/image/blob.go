@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
@@ -22,6 +23,7 @@ type blobRecord struct {
 	Size   int64         `json:"size"`
 	DiffID digest.Digest `json:"diffID,omitempty"` // the layer that it unpacks to, where that is known
 	Boot   string        `json:"boot,omitempty"`   // set until the bytes are known to be durable
+	Made   time.Time     `json:"made,omitzero"`    // or came
 }
 
 // Blob is one file of the store that is kept as it came.
@@ -149,7 +151,8 @@ func (w *BlobWriter) Commit(ctx context.Context, owner string, want, diffID dige
 	if err := fault.At("image/blob/before-rename"); err != nil {
 		return err
 	}
-	if err := w.store.placeBlob(w.file.Name(), owner, want, blobRecord{Size: w.n, DiffID: diffID, Boot: boot}); err != nil {
+	r := blobRecord{Size: w.n, DiffID: diffID, Boot: boot, Made: time.Now().UTC()}
+	if err := w.store.placeBlob(w.file.Name(), owner, want, r); err != nil {
 		return err
 	}
 	return w.finish()
@@ -225,6 +228,7 @@ func (s *Store) OpenBlob(ctx context.Context, d digest.Digest) (*os.File, error)
 	if _, err := s.Blob(ctx, d); err != nil {
 		return nil, err
 	}
+	s.touch(d)
 	f, err := os.Open(s.blobPath(d))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, problem.New(problem.NotFound, "blob %s is not in the store", d)
@@ -339,33 +343,6 @@ func eachBlob(tx *bolt.Tx, do func(digest.Digest, blobRecord) error) error {
 		}
 	}
 	return nil
-}
-
-// checkBlobs explains what is wrong with the blobs; it reads all of them.
-func (s *Store) checkBlobs(ctx context.Context) (bad []error) {
-	records := map[digest.Digest]blobRecord{}
-	bad = append(bad, s.db.View(func(tx *bolt.Tx) error {
-		return eachBlob(tx, func(d digest.Digest, r blobRecord) error {
-			records[d] = r
-			return nil
-		})
-	}))
-	for d, r := range records {
-		if err := context.Cause(ctx); err != nil {
-			return append(bad, err)
-		}
-		bad = append(bad, s.checkBlob(d, r))
-	}
-	for _, kind := range blobKinds {
-		files, err := os.ReadDir(filepath.Join(s.dir, "blobs", string(kind)))
-		bad = append(bad, err)
-		for _, f := range files {
-			if _, ok := records[digest.NewDigestFromEncoded(kind, f.Name())]; !ok {
-				bad = append(bad, fmt.Errorf("file blobs/%s/%s has no record", kind, f.Name()))
-			}
-		}
-	}
-	return bad
 }
 
 func (s *Store) checkBlob(d digest.Digest, r blobRecord) error {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -17,21 +19,12 @@ import (
 // Check walks the store and returns an error that explains each violation: a
 // document that is not what its digest says, an image without its layers, a
 // name without its image, a layer whose files differ from its archive, files
-// that no record names. It reads all layers whole.
+// that no record names. It reads all layers whole; what it reads stays until it
+// has, and nobody waits for that.
 func (s *Store) Check(ctx context.Context) error {
-	s.changes.Lock() // no removal meanwhile
-	defer s.changes.Unlock()
-	layers := map[digest.Digest]layerRecord{}
-	var bad []error
-	err := s.db.View(func(tx *bolt.Tx) error {
-		bad = append(bad, checkImages(tx)...)
-		bad = append(bad, checkNames(tx)...)
-		bad = append(bad, checkManifests(tx)...)
-		return eachLayer(tx, func(id digest.Digest, r layerRecord) error {
-			layers[id] = r
-			return nil
-		})
-	})
+	owner := "check " + random()
+	defer s.EndLease(owner)
+	layers, blobs, bad, err := s.records(owner)
 	if err != nil {
 		return err
 	}
@@ -44,18 +37,65 @@ func (s *Store) Check(ctx context.Context) error {
 			bad = append(bad, fmt.Errorf("layer %s: its short link: %w", id, err))
 		}
 	}
-	dirs, err := os.ReadDir(filepath.Join(s.dir, "layers"))
-	if err != nil {
-		return err
+	for d, r := range blobs {
+		if err := context.Cause(ctx); err != nil {
+			return errors.Join(append(bad, err)...)
+		}
+		bad = append(bad, s.checkBlob(d, r))
 	}
+	return errors.Join(bad...)
+}
+
+// records returns the records of layers and blobs, which get a lease of owner,
+// and explains what is wrong with the records, and with the names of files.
+func (s *Store) records(owner string) (layers map[digest.Digest]layerRecord, blobs map[digest.Digest]blobRecord, bad []error, err error) {
+	s.changes.Lock() // nothing comes or goes meanwhile
+	defer s.changes.Unlock()
+	layers, blobs = map[digest.Digest]layerRecord{}, map[digest.Digest]blobRecord{}
+	err = s.db.View(func(tx *bolt.Tx) error {
+		bad = append(bad, checkImages(tx)...)
+		bad = append(bad, checkNames(tx)...)
+		bad = append(bad, checkManifests(tx)...)
+		err := eachLayer(tx, func(id digest.Digest, r layerRecord) error {
+			layers[id] = r
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return eachBlob(tx, func(d digest.Digest, r blobRecord) error {
+			blobs[d] = r
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s.lease(owner, slices.Collect(maps.Keys(layers))...)
+	s.lease(owner, slices.Collect(maps.Keys(blobs))...)
+	return layers, blobs, append(bad, s.checkFiles(layers, blobs)...), nil
+}
+
+// checkFiles reports files that no record names.
+func (s *Store) checkFiles(layers map[digest.Digest]layerRecord, blobs map[digest.Digest]blobRecord) (bad []error) {
+	dirs, err := os.ReadDir(filepath.Join(s.dir, "layers"))
+	bad = append(bad, err)
 	for _, d := range dirs {
 		id := digest.NewDigestFromEncoded(digest.SHA256, d.Name())
 		if _, ok := layers[id]; !ok && d.Name() != emptyName {
 			bad = append(bad, fmt.Errorf("directory layers/%s has no record", d.Name()))
 		}
 	}
-	bad = append(bad, s.checkBlobs(ctx)...)
-	return errors.Join(bad...)
+	for _, kind := range blobKinds {
+		files, err := os.ReadDir(filepath.Join(s.dir, "blobs", string(kind)))
+		bad = append(bad, err)
+		for _, f := range files {
+			if _, ok := blobs[digest.NewDigestFromEncoded(kind, f.Name())]; !ok {
+				bad = append(bad, fmt.Errorf("file blobs/%s/%s has no record", kind, f.Name()))
+			}
+		}
+	}
+	return bad
 }
 
 func checkImages(tx *bolt.Tx) (bad []error) {

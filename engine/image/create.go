@@ -63,6 +63,9 @@ func record(tx *bolt.Tx, id digest.Digest, doc []byte, parent digest.Digest, nam
 			return err
 		}
 	}
+	if err := noteUse(tx, id); err != nil {
+		return err
+	}
 	for _, n := range names {
 		if err := tag(tx, id, n); err != nil {
 			return err

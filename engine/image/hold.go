@@ -17,6 +17,7 @@ import (
 // A second hold of the same owner replaces the first. Holds are not stored: who
 // holds says so again after each start, before it lets anybody remove anything.
 func (s *Store) Hold(h Hold) {
+	s.touch(h.Image)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.holds[h.Owner] = h
@@ -25,8 +26,12 @@ func (s *Store) Hold(h Hold) {
 // Release ends the hold of an owner; it may have none.
 func (s *Store) Release(owner string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	h, held := s.holds[owner]
 	delete(s.holds, owner)
+	s.mu.Unlock()
+	if held {
+		s.touch(h.Image) // not to go at once
+	}
 }
 
 // holders returns who holds an image, in order.

@@ -210,6 +210,9 @@ func (s *Store) complete(owner string, id digest.Digest) (found Manifest, ok boo
 	})
 	if ok {
 		s.lease(owner, blobs...)
+		for _, d := range blobs {
+			s.touch(d)
+		}
 	}
 	return found, ok, err
 }
@@ -264,6 +267,7 @@ func (s *Store) packed(owner string, diffID digest.Digest) (ocispec.Descriptor, 
 	})
 	if found {
 		s.lease(owner, out.Digest)
+		s.touch(out.Digest)
 	}
 	return out, found
 }
@@ -330,6 +334,7 @@ func (s *Store) discardBlobs(blobs []digest.Digest) (string, error) {
 		return "", err
 	}
 	for i, d := range blobs {
+		s.unused(d)
 		if rerr := os.Rename(s.blobPath(d), filepath.Join(tmp, fmt.Sprint(i))); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
 			err = errors.Join(err, fmt.Errorf("remove blob %s: %w", d, rerr))
 		}

@@ -30,6 +30,7 @@ const formatVersion = "1"
 type imageRecord struct {
 	Parent     digest.Digest `json:"parent,omitempty"`
 	LastTagged time.Time     `json:"lastTagged,omitzero"`
+	Used       time.Time     `json:"used,omitzero"` // when it came, or lost a name; see touch
 
 	// Manifests of the image and the indexes it was found in, newest last.
 	Manifests []digest.Digest `json:"manifests,omitempty"`

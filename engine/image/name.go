@@ -52,6 +52,9 @@ func (s *Store) Resolve(_ context.Context, ref string) (img Image, err error) {
 		img, err = withNames(tx, id)
 		return err
 	})
+	if err == nil {
+		s.touch(img.ID)
+	}
 	return img, err
 }
 
@@ -194,6 +197,12 @@ func tag(tx *bolt.Tx, id digest.Digest, n reference.Named) error {
 		return err
 	}
 	r.LastTagged = time.Now().UTC()
+	r.Used = r.LastTagged
+	if old := digest.Digest(tx.Bucket(namesBucket).Get([]byte(canonical(n)))); old != id {
+		if err := noteUse(tx, old); err != nil {
+			return err
+		}
+	}
 	return errors.Join(
 		tx.Bucket(namesBucket).Put([]byte(canonical(n)), []byte(id)),
 		putJSON(tx.Bucket(imagesBucket), string(id), r))

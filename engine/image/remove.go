@@ -195,7 +195,7 @@ func (s *Store) execute(r removal, plan removalPlan, opt RemoveOptions) ([]Delet
 			done = append(done, Deleted{Untagged: familiar(name)})
 		}
 		if !plan.image {
-			return nil
+			return noteUse(tx, r.id)
 		}
 		img, err := getImage(tx, r.id)
 		if err != nil {
@@ -214,6 +214,9 @@ func (s *Store) execute(r removal, plan removalPlan, opt RemoveOptions) ([]Delet
 	})
 	if err != nil {
 		return nil, nil, err
+	}
+	for _, img := range gone {
+		s.unused(img.ID)
 	}
 	removed, bin, err := s.collect()
 	return append(done, deletions(gone, removed)...), bin, err

@@ -42,6 +42,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
@@ -73,6 +74,7 @@ type Store struct {
 	holds  map[string]Hold                   // by owner
 	leases map[string]map[digest.Digest]bool // layers, by owner
 	runs   map[string]bool                   // image ID and command: CheckRuns said yes
+	used   map[digest.Digest]time.Time       // images and blobs, since the start
 }
 
 // Open opens the store in cfg.Dir, making it if there is none, and repairs what
@@ -85,7 +87,8 @@ func Open(cfg Config) (_ *Store, err error) {
 	if err != nil || cfg.Dir == "" {
 		return nil, problem.New(problem.Invalid, "image store: directory %q", cfg.Dir)
 	}
-	s := &Store{dir: dir, log: cfg.Logger, holds: map[string]Hold{}, leases: map[string]map[digest.Digest]bool{}, runs: map[string]bool{}}
+	s := &Store{dir: dir, log: cfg.Logger, holds: map[string]Hold{}, leases: map[string]map[digest.Digest]bool{},
+		runs: map[string]bool{}, used: map[digest.Digest]time.Time{}}
 	// 0711: containers of other users are rooted in here.
 	for _, sub := range []string{"", "layers", "l", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o711); err != nil {
