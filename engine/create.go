@@ -270,6 +270,11 @@ func (e *Engine) make(ctx context.Context, cfg *config, img image.Image) (r *rec
 	}()
 	r = newRecord(dir, cfg)
 	e.hold(r)
+	// The image was looked up before it was held: it may have been removed between.
+	if err := e.cfg.Images.Lease(cfg.ID, cfg.Layers...); err != nil {
+		return nil, err
+	}
+	e.cfg.Images.EndLease(cfg.ID)
 	for _, sub := range []string{"upper", "work"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, err

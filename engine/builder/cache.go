@@ -50,9 +50,6 @@ type result struct {
 	Used    time.Time     `json:"used"`            // last time that a build took it from the cache
 }
 
-// cacheLease is the owner, in the image store, of the layers of the cache.
-const cacheLease = "build cache"
-
 var resultsBucket = []byte("results")
 
 // cache remembers the results of steps. All of it is in memory; what is new is
@@ -91,7 +88,7 @@ func openCache(dir string, images *image.Store) (*cache, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	for k, r := range c.entries {
-		if r.Layer != "" && images.Lease(cacheLease, r.Layer) != nil {
+		if r.Layer != "" && images.Lease(CacheLease, r.Layer) != nil {
 			delete(c.entries, k)
 			c.dirty[k] = true
 		}
@@ -103,46 +100,37 @@ func (c *cache) Close() error { return errors.Join(c.flush(), c.db.Close()) }
 
 // get returns the result of a step, with a lease for owner on its layer.
 func (c *cache) get(k cacheKey, owner string) (result, bool) {
+	// Held until the entry is marked: forget must not take the layer meanwhile.
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	r, ok := c.entries[k]
-	c.mu.Unlock()
 	if !ok {
 		return r, false
 	}
+	c.dirty[k] = true
 	if r.Layer != "" {
 		if err := c.images.Lease(owner, r.Layer); err != nil {
-			c.drop(k)
+			delete(c.entries, k)
 			return result{}, false
 		}
 	}
 	r.Used = time.Now().UTC()
-	c.put(k, r)
-	return r, true
-}
-
-func (c *cache) put(k cacheKey, r result) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.entries[k] = r
-	c.dirty[k] = true
-}
-
-func (c *cache) drop(k cacheKey) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.entries, k)
-	c.dirty[k] = true
+	return r, true
 }
 
 // keep remembers a result that was made just now.
 func (c *cache) keep(k cacheKey, r result) {
+	c.mu.Lock() // until both are there: forget takes both
+	defer c.mu.Unlock()
 	if r.Layer != "" {
-		if err := c.images.Lease(cacheLease, r.Layer); err != nil {
+		if err := c.images.Lease(CacheLease, r.Layer); err != nil {
 			return // gone already: then there is nothing to remember
 		}
 	}
 	r.Used = time.Now().UTC()
-	c.put(k, r)
+	c.entries[k] = r
+	c.dirty[k] = true
 }
 
 // flush writes what changed.

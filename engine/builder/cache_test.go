@@ -100,7 +100,7 @@ func TestCacheSurvivesARestartAndLosesWhatIsGone(t *testing.T) {
 	if err := b.Builder.Close(); err != nil {
 		t.Fatal(err)
 	}
-	b.images.EndLease(cacheLease)
+	b.images.EndLease(CacheLease)
 	if _, err := b.images.Remove(ctx, "x", image.RemoveOptions{}); err != nil {
 		t.Fatal(err)
 	}

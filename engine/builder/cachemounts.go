@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 )
@@ -16,11 +17,12 @@ import (
 type cacheMounts struct {
 	mu      sync.Mutex
 	users   map[string]int
-	changed chan struct{} // closed when a user leaves, and replaced
+	used    map[string]time.Time // when a step last left it, since the start
+	changed chan struct{}        // closed when a user leaves, and replaced
 }
 
 func newCacheMounts() *cacheMounts {
-	return &cacheMounts{users: map[string]int{}, changed: make(chan struct{})}
+	return &cacheMounts{users: map[string]int{}, used: map[string]time.Time{}, changed: make(chan struct{})}
 }
 
 // acquire chooses the directory of a cache: a shared one always, a locked one
@@ -50,11 +52,20 @@ func (c *cacheMounts) acquire(ctx context.Context, name string, sharing instruct
 func (c *cacheMounts) release(dir string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.used[dir] = time.Now()
 	if c.users[dir]--; c.users[dir] == 0 {
 		delete(c.users, dir)
 	}
 	close(c.changed)
 	c.changed = make(chan struct{})
+}
+
+// state tells when a directory was last used since the start, and whether it is
+// in use.
+func (c *cacheMounts) state(name string) (used time.Time, busy bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.used[name], c.users[name] > 0
 }
 
 // prune removes the directories below dir that nobody uses, and returns how

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -32,13 +31,13 @@ func (b *Builder) Prune(ctx context.Context, opts PruneOptions) (PruneReport, er
 	if err != nil {
 		return PruneReport{}, err
 	}
-	r := PruneReport{Entries: b.cache.forget(pruned(records, opts))}
+	r := PruneReport{Entries: b.cache.forget(pruned(records, opts), time.Now())}
 	if err := b.cache.flush(); err != nil {
 		return r, err
 	}
 	var mounts int64
 	if opts.Mounts {
-		if mounts, err = b.caches.prune(filepath.Join(b.cfg.Dir, "mounts")); err != nil {
+		if mounts, err = b.caches.prune(b.mountsDir()); err != nil {
 			return r, err
 		}
 	}
@@ -124,13 +123,15 @@ func (c *cache) records(ctx context.Context) ([]CacheRecord, error) {
 	return records, nil
 }
 
-// forget drops entries, and gives up the layers that no other entry has.
-func (c *cache) forget(keys []cacheKey) (dropped int) {
+// forget drops entries that were not used since, and gives up the layers that no
+// other entry has.
+func (c *cache) forget(keys []cacheKey, since time.Time) (dropped int) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	gone := map[digest.Digest]bool{}
 	for _, k := range keys {
 		r, ok := c.entries[k]
-		if !ok {
+		if !ok || r.Used.After(since) {
 			continue
 		}
 		delete(c.entries, k)
@@ -141,10 +142,9 @@ func (c *cache) forget(keys []cacheKey) (dropped int) {
 	for _, r := range c.entries {
 		delete(gone, r.Layer)
 	}
-	c.mu.Unlock()
 	for layer := range gone {
 		if layer != "" {
-			c.images.EndLease(cacheLease, layer)
+			c.images.EndLease(CacheLease, layer)
 		}
 	}
 	return dropped

@@ -299,7 +299,7 @@ func (x *stageRun) cacheMount(ctx context.Context, m runMount) (dir string, rele
 	if err != nil {
 		return "", nil, err
 	}
-	dir = filepath.Join(b.cfg.Dir, "mounts", name)
+	dir = filepath.Join(b.mountsDir(), name)
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return dir, release, err
 	}

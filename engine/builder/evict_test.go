@@ -1,0 +1,118 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"gantry/engine/image"
+	"gantry/internal/problem"
+)
+
+func TestEvictTakesTheOldestResultsAndTheirLayers(t *testing.T) {
+	b := newBench(t)
+	b.busybox()
+	b.mustBuild(Request{Tags: []string{"x"}}, "FROM busybox\nRUN echo 1 > /1\nRUN echo 2 > /2\n")
+	if _, err := b.images.Remove(ctx, "x", image.RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	between := time.Now()
+	b.mustBuild(Request{Tags: []string{"y"}}, "FROM busybox\nRUN echo 1 > /1\n") // uses the first again
+	results := b.Results()
+	var ids []string
+	for id := range results {
+		ids = append(ids, id)
+	}
+	if len(ids) != 2 {
+		t.Fatalf("results: %v", results)
+	}
+	if n, err := b.Evict(ctx, ids, time.Time{}); n != 0 || err != nil {
+		t.Errorf("Evict of what was used since: %d, %v", n, err)
+	}
+	if n, err := b.Evict(ctx, ids, between); n != 1 || err != nil {
+		t.Errorf("Evict of what was not: %d, %v", n, err)
+	}
+	for id, r := range results {
+		_, kept := b.Results()[id]
+		_, err := b.images.Layer(ctx, r.Layer)
+		if old := !r.Used.After(between); kept == old || errors.Is(err, problem.NotFound) != old {
+			t.Errorf("result used at %v: kept %v, its layer: %v", r.Used, kept, err)
+		}
+	}
+	// The layer that an image has stays without its result.
+	if n, err := b.Evict(ctx, ids, time.Now()); n != 1 || err != nil {
+		t.Errorf("Evict of all: %d, %v", n, err)
+	}
+	if got := b.mustBuild(Request{Tags: []string{"z"}}, "FROM busybox\nRUN echo 1 > /1\n"); ran(got) != 1 {
+		t.Errorf("built from a cache without results:\n%s", got)
+	}
+}
+
+func TestEvictLeavesMountsThatAreUsed(t *testing.T) {
+	b := newBench(t)
+	b.busybox()
+	b.mustBuild(Request{}, "FROM busybox\nRUN --mount=type=cache,target=/c echo 12345 > /c/f\n")
+	mounts, err := b.Mounts()
+	if err != nil || len(mounts) != 1 || mounts[0].Bytes != 6 || mounts[0].Busy {
+		t.Fatalf("Mounts: %+v, %v", mounts, err)
+	}
+	name := mounts[0].Name
+	_, release, err := b.caches.acquire(ctx, name, "shared")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := b.EvictMount(name, time.Now()); n != 0 || err != nil {
+		t.Errorf("EvictMount of one in use: %d, %v", n, err)
+	}
+	release()
+	if n, err := b.EvictMount(name, mounts[0].Used); n != 0 || err != nil {
+		t.Errorf("EvictMount of one used since: %d, %v", n, err)
+	}
+	if n, err := b.EvictMount(name, time.Now()); n != 6 || err != nil {
+		t.Errorf("EvictMount: %d, %v", n, err)
+	}
+	if n, err := b.EvictMount(name, time.Now()); n != 0 || err != nil {
+		t.Errorf("EvictMount again: %d, %v", n, err)
+	}
+}
+
+// TestEvictBesideBuilds forgets everything as fast as it can while builds make
+// and reuse results: each of them succeeds, and what is kept has its layer.
+func TestEvictBesideBuilds(t *testing.T) {
+	b := newBench(t)
+	b.busybox()
+	life, stop := context.WithCancel(ctx)
+	var evictor, builds sync.WaitGroup
+	evictor.Go(func() {
+		for life.Err() == nil {
+			var ids []string
+			for id := range b.Results() {
+				ids = append(ids, id)
+			}
+			if _, err := b.Evict(ctx, ids, time.Now()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for n := range 3 {
+		builds.Go(func() {
+			for range 3 {
+				// WORKDIR and COPY alone: the runner of these tests has one mount point.
+				out, err := b.build(Request{Tags: []string{fmt.Sprintf("t%d", n)}},
+					fmt.Sprintf("FROM busybox\nWORKDIR /shared\nCOPY f /f\nCOPY f /g%d\nWORKDIR /own%d\n", n, n), file{name: "f", body: "1"})
+				if err != nil {
+					t.Errorf("build: %v\n%s", err, out)
+				}
+			}
+		})
+	}
+	builds.Wait()
+	stop()
+	evictor.Wait()
+	for _, err := range b.Check() {
+		t.Error(err)
+	}
+}
