@@ -81,7 +81,7 @@ in one small daemon.
 	root.PersistentFlags().String("instance", "", "the server to speak to (default $GANTRY_INSTANCE, else gantry)")
 	root.AddCommand(
 		upCommand(), downCommand(), statusCommand(), pushCommand(), scaleCommand(),
-		logsCommand(), checkCommand(), doctorCommand(), versionCommand(),
+		logsCommand(), checkCommand(), dfCommand(), doctorCommand(), versionCommand(),
 	)
 	return root
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"gantry/engine"
+	"gantry/engine/budget"
 	"gantry/engine/builder"
 	"gantry/engine/container"
 	"gantry/engine/cri"
@@ -38,6 +39,7 @@ type host struct {
 	networks *network.Host
 	volumes  *volume.Store
 	builder  *builder.Builder
+	budget   *budget.Budget
 	runtime  *container.Runtime
 	registry *registry.Client
 	served   *registryserver.Server
@@ -65,6 +67,7 @@ func (s *server) startHost(starting, ctx context.Context, g *errgroup.Group) err
 			return context.Cause(starting)
 		}
 		part(ctx, g, "network", h.networks.Run)
+		part(ctx, g, "disk budget", h.budget.Run)
 		return nil
 	})
 	if err != nil {
@@ -133,6 +136,9 @@ func (s *server) openHost() (h *host, err error) {
 	}
 	h.builder, err = builder.New(builder.Config{Dir: filepath.Join(s.cfg.DataDir, "build"), Images: h.images, Runner: engine.StepRunner{Engine: h.engine}, Logger: logger("builder")})
 	if err != nil {
+		return h, err
+	}
+	if h.budget, err = s.openBudget(h, logger("budget")); err != nil {
 		return h, err
 	}
 	if h.registry, err = s.openRegistryClient(h.images, logger("registry")); err != nil {

@@ -61,6 +61,13 @@ func (c *Client) Check(ctx context.Context) ([]Violation, error) {
 	return found, err
 }
 
+// Disk returns what the server stores.
+func (c *Client) Disk(ctx context.Context) (Disk, error) {
+	var d Disk
+	err := c.do(ctx, http.MethodGet, "/disk", &d)
+	return d, err
+}
+
 // Stop asks the server to stop. It returns when the server has begun.
 func (c *Client) Stop(ctx context.Context, containers Fate) error {
 	return c.do(ctx, http.MethodPost, "/stop?containers="+string(containers), nil)

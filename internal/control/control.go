@@ -9,6 +9,7 @@
 //	GET  /usage                  Usage
 //	GET  /ports?container=ID     []Port
 //	GET  /check                  []Violation
+//	GET  /disk                   Disk
 //	POST /stop?containers=FATE   204 when the server has begun to stop
 //
 // It is private to one release: client and server are installed together.
@@ -92,6 +93,35 @@ type Port struct {
 type Violation struct {
 	Part    string `json:"part"` // images, containers, volumes, build cache
 	Problem string `json:"problem"`
+}
+
+// Disk is what the server stores, and what it may store.
+type Disk struct {
+	TotalBytes int64       `json:"totalBytes"` // of the file system
+	FreeBytes  int64       `json:"freeBytes"`
+	FloorBytes int64       `json:"floorBytes"` // that have to be free
+	LimitBytes int64       `json:"limitBytes"` // that all rows together may take
+	TakenBytes int64       `json:"takenBytes"`
+	Kinds      []DiskKind  `json:"kinds"`
+	Images     []DiskImage `json:"images"`
+}
+
+// DiskKind is how much one kind of things takes.
+type DiskKind struct {
+	Kind      string `json:"kind"`
+	Count     int    `json:"count"`
+	Bytes     int64  `json:"bytes"`     // what they share among themselves counts once
+	OwnBytes  int64  `json:"ownBytes"`  // that no other kind has too
+	FreeBytes int64  `json:"freeBytes"` // that may go when the room is needed
+}
+
+// DiskImage is how much one image takes.
+type DiskImage struct {
+	ID          string   `json:"id"`
+	Names       []string `json:"names,omitempty"`
+	Bytes       int64    `json:"bytes"`
+	UniqueBytes int64    `json:"uniqueBytes"`     // that nothing else has
+	Needs       string   `json:"needs,omitempty"` // why it never goes
 }
 
 // Progress collects the steps of a start. It is safe for concurrent use.

@@ -33,6 +33,8 @@ func (f *fakeServer) Check(context.Context) ([]Violation, error) {
 	return []Violation{{Part: "images", Problem: "torn"}}, nil
 }
 
+func (f *fakeServer) Disk(context.Context) (Disk, error) { return Disk{LimitBytes: 7}, nil }
+
 func (f *fakeServer) Stop(containers Fate) { f.stopped <- containers }
 
 func TestClientAndServerAgree(t *testing.T) {
@@ -70,6 +72,9 @@ func TestClientAndServerAgree(t *testing.T) {
 	}
 	if found, err := client.Check(ctx); err != nil || len(found) != 1 || found[0].Problem != "torn" {
 		t.Errorf("check = %+v, %v", found, err)
+	}
+	if disk, err := client.Disk(ctx); err != nil || disk.LimitBytes != 7 {
+		t.Errorf("disk = %+v, %v", disk, err)
 	}
 	if err := client.Stop(ctx, Kill); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ type Server interface {
 	Usage(ctx context.Context) (Usage, error)
 	Ports(ctx context.Context, container string) ([]Port, error)
 	Check(ctx context.Context) ([]Violation, error)
+	Disk(ctx context.Context) (Disk, error)
 	// Stop begins to stop the server and returns at once.
 	Stop(containers Fate)
 }
@@ -36,6 +37,10 @@ func Handler(s Server) http.Handler {
 	mux.HandleFunc("GET /check", func(w http.ResponseWriter, r *http.Request) {
 		found, err := s.Check(r.Context())
 		reply(w, found, err)
+	})
+	mux.HandleFunc("GET /disk", func(w http.ResponseWriter, r *http.Request) {
+		disk, err := s.Disk(r.Context())
+		reply(w, disk, err)
 	})
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {
 		switch fate := Fate(r.FormValue("containers")); fate {

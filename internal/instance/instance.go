@@ -31,6 +31,10 @@ type Config struct {
 	Init        bool     `json:"init,omitempty"`                // containers have an init unless they say otherwise
 	LogLevel    string   `json:"log-level,omitempty"`           // debug, info, warn or error; default info
 
+	// What images, the build cache and containers may take of the disk; see docs/disk.md.
+	DiskBudget string `json:"disk-budget,omitempty"` // "80%" of the file system of DataDir
+	DiskFloor  string `json:"disk-floor,omitempty"`  // "5GB", that stay free on it
+
 	// Logs of containers that ask for no driver, or for no other.
 	LogDriver  string   `json:"log-driver,omitempty"` // default json-file
 	LogOptions []string `json:"log-opt,omitempty"`    // NAME=VALUE

@@ -45,6 +45,8 @@ func Register(set *pflag.FlagSet) *Flags {
 	set.Bool("init", false, "containers have an init unless they say otherwise, as with docker run --init")
 	set.String("log-driver", "", "log driver of containers that name none (default json-file)")
 	set.StringArray("log-opt", nil, "NAME=VALUE, an option of the default log driver; may be repeated")
+	set.String("disk-budget", "", "share of the disk that images, build cache and containers may take; beyond it what is not needed goes (default 80%)")
+	set.String("disk-floor", "", "bytes of the disk that stay free, such as 5GB (default a twentieth of the disk, at most 5GB)")
 	set.String("log-level", "", "debug, info, warn or error (default info)")
 	set.StringSliceP("host", "H", nil, "where the Docker API is served too: unix://PATH or tcp://ADDRESS:PORT")
 	set.Bool("tls", false, "use TLS on tcp:// hosts; implied by --tlsverify")
@@ -58,6 +60,7 @@ func Register(set *pflag.FlagSet) *Flags {
 
 // given are all flags but --instance.
 var given = []string{
+	"disk-budget", "disk-floor",
 	"data-dir", "run-dir", "api-listen", "http-listen", "registry-listen", "registry-users",
 	"registry-tls-cert", "registry-tls-key", "registry-certs", "registry-mirror", "insecure-registry", "disable", "icc", "bypass-input-policy", "init", "log-level", "config",
 	"log-driver", "log-opt",
@@ -93,6 +96,7 @@ func (f *Flags) Read() (instance.Config, error) {
 	for flag, into := range map[string]*string{
 		"instance": &cfg.Name, "data-dir": &cfg.DataDir, "run-dir": &cfg.RunDir,
 		"api-listen": &cfg.APIListen, "http-listen": &cfg.HTTPListen, "log-level": &cfg.LogLevel, "log-driver": &cfg.LogDriver,
+		"disk-budget": &cfg.DiskBudget, "disk-floor": &cfg.DiskFloor,
 		"tlscacert": &cfg.TLSCACert, "tlscert": &cfg.TLSCert, "tlskey": &cfg.TLSKey,
 		"registry-listen": &cfg.RegistryListen, "registry-users": &cfg.RegistryUsers,
 		"registry-tls-cert": &cfg.RegistryTLSCert, "registry-tls-key": &cfg.RegistryTLSKey,
@@ -179,6 +183,7 @@ func Arguments(cfg instance.Config) []string {
 		args = append(args, "--init")
 	}
 	for _, one := range [][2]string{
+		{"disk-budget", cfg.DiskBudget}, {"disk-floor", cfg.DiskFloor},
 		{"registry-listen", cfg.RegistryListen}, {"registry-users", cfg.RegistryUsers},
 		{"registry-tls-cert", cfg.RegistryTLSCert}, {"registry-tls-key", cfg.RegistryTLSKey},
 	} {

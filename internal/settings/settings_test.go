@@ -103,3 +103,14 @@ func TestLogOptionsSurviveTheCommandLine(t *testing.T) {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 }
+
+func TestDiskBudget(t *testing.T) {
+	got, err := read(t, "--disk-budget=70%", "--disk-floor=1GB")
+	if err != nil || got.DiskBudget != "70%" || got.DiskFloor != "1GB" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	again, err := read(t, Arguments(got)...)
+	if diff := cmp.Diff(got, again); diff != "" || err != nil {
+		t.Errorf("Arguments does not give the settings back: %v (-want +got):\n%s", err, diff)
+	}
+}

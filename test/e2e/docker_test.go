@@ -25,6 +25,9 @@ func TestDocker(t *testing.T) {
 		contains(t, s.Docker("version"), "Client:", "Server:", "API version:")
 		contains(t, s.Docker("info"), "Server Version:", "Storage Driver: overlay2", "Images: 1")
 	})
+	t.Run("the disk budget shows what is stored", func(t *testing.T) {
+		contains(t, s.Gantry("df"), "busybox:latest", "it has a tag", "build cache", "cache mounts")
+	})
 	t.Run("run passes output, arguments and the exit status on", func(t *testing.T) {
 		r := s.Try("", "docker", "run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2; exit 7")
 		if r.Stdout != "out\n" || r.Stderr != "err\n" || r.Code != 7 {

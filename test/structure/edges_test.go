@@ -35,6 +35,7 @@ var layers = []layer{
 	{"engine/registry", []string{"engine/image"}},
 	{"engine/builder", []string{"engine/image"}},
 	{"engine", []string{"engine/builder", "engine/registry", "engine/container", "engine/network", "engine/volume", "engine/image"}},
+	{"engine/budget", []string{"engine", "engine/builder", "engine/image"}},
 	{"engine/dockerapi", []string{"engine"}},
 	{"engine/cri", []string{"engine"}},
 
