@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -62,6 +63,7 @@ type cache struct {
 	mu      sync.Mutex
 	entries map[cacheKey]result
 	dirty   map[cacheKey]bool // changed since the last flush
+	touched map[cacheKey]bool // used since the last flush; a crash may lose that
 }
 
 func openCache(dir string, images *image.Store) (*cache, error) {
@@ -69,7 +71,7 @@ func openCache(dir string, images *image.Store) (*cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the build cache: %w", err)
 	}
-	c := &cache{images: images, db: db, entries: map[cacheKey]result{}, dirty: map[cacheKey]bool{}}
+	c := &cache{images: images, db: db, entries: map[cacheKey]result{}, dirty: map[cacheKey]bool{}, touched: map[cacheKey]bool{}}
 	err = db.Update(func(tx *bolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(resultsBucket)
 		if err != nil {
@@ -96,7 +98,12 @@ func openCache(dir string, images *image.Store) (*cache, error) {
 	return c, nil
 }
 
-func (c *cache) Close() error { return errors.Join(c.flush(), c.db.Close()) }
+func (c *cache) Close() error {
+	c.mu.Lock()
+	maps.Copy(c.dirty, c.touched)
+	c.mu.Unlock()
+	return errors.Join(c.flush(), c.db.Close())
+}
 
 // get returns the result of a step, with a lease for owner on its layer.
 func (c *cache) get(k cacheKey, owner string) (result, bool) {
@@ -107,15 +114,16 @@ func (c *cache) get(k cacheKey, owner string) (result, bool) {
 	if !ok {
 		return r, false
 	}
-	c.dirty[k] = true
 	if r.Layer != "" {
 		if err := c.images.Lease(owner, r.Layer); err != nil {
 			delete(c.entries, k)
+			c.dirty[k] = true
 			return result{}, false
 		}
 	}
 	r.Used = time.Now().UTC()
 	c.entries[k] = r
+	c.touched[k] = true
 	return r, true
 }
 
@@ -133,11 +141,17 @@ func (c *cache) keep(k cacheKey, r result) {
 	c.dirty[k] = true
 }
 
-// flush writes what changed.
+// flush writes what changed. When entries were only used, it leaves that for
+// later: a build which took everything from the cache need not wait for the disk.
 func (c *cache) flush() error {
 	c.mu.Lock()
+	if len(c.dirty) == 0 {
+		c.mu.Unlock()
+		return nil
+	}
 	dirty := c.dirty
-	c.dirty = map[cacheKey]bool{}
+	maps.Copy(dirty, c.touched)
+	c.dirty, c.touched = map[cacheKey]bool{}, map[cacheKey]bool{}
 	values := map[cacheKey][]byte{}
 	for k := range dirty {
 		if r, ok := c.entries[k]; ok {
@@ -150,9 +164,6 @@ func (c *cache) flush() error {
 		}
 	}
 	c.mu.Unlock()
-	if len(dirty) == 0 {
-		return nil
-	}
 	return c.db.Update(func(tx *bolt.Tx) error {
 		b := tx.Bucket(resultsBucket)
 		for k := range dirty {

@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -114,5 +118,44 @@ func TestEvictBesideBuilds(t *testing.T) {
 	evictor.Wait()
 	for _, err := range b.Check() {
 		t.Error(err)
+	}
+}
+
+// TestABuildFromTheCacheWritesNothing builds the same again: nobody waits for the
+// disk.
+func TestABuildFromTheCacheWritesNothing(t *testing.T) {
+	b := newBench(t)
+	b.busybox()
+	const dockerfile = "FROM busybox\nCOPY f /f\nRUN cat /f > /g\nENV A=1\n"
+	f := file{name: "f", body: "1"}
+	b.mustBuild(Request{Tags: []string{"x"}}, dockerfile, f)
+	written := func() (out []time.Time) {
+		for _, db := range []string{"image/meta.db", "build/cache.db"} {
+			st, err := os.Stat(filepath.Join(b.dir, db))
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, st.ModTime())
+		}
+		return out
+	}
+	before := written()
+	if out := b.mustBuild(Request{Tags: []string{"x"}}, dockerfile, f); strings.Count(out, "Using cache") != 3 {
+		t.Errorf("not all is from the cache:\n%s", out)
+	}
+	if after := written(); !slices.Equal(before, after) {
+		t.Errorf("written at %v, and before the second build at %v", after, before)
+	}
+	used := b.Results()
+	b.close()
+	b.open()
+	for id, r := range b.Results() {
+		if !r.Used.Equal(used[id].Used) {
+			t.Errorf("used at %v, after a restart at %v", used[id].Used, r.Used)
+		}
+	}
+	b.mustBuild(Request{Tags: []string{"y"}}, dockerfile, f)
+	if got := b.id("y"); got != b.id("x") {
+		t.Errorf("y is %s, x is %s", got, b.id("x"))
 	}
 }

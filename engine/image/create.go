@@ -35,6 +35,10 @@ func (s *Store) Create(ctx context.Context, config Spec, layers []digest.Digest,
 		names = append(names, n)
 	}
 	id := digest.FromBytes(doc)
+	if s.isThere(id, names) {
+		s.touch(id)
+		return s.Get(ctx, id)
+	}
 	_, err = s.install(ctx, nil, addition{durable: true, then: func(tx *bolt.Tx) error {
 		return record(tx, id, doc, opt.Parent, names)
 	}})
@@ -42,6 +46,31 @@ func (s *Store) Create(ctx context.Context, config Spec, layers []digest.Digest,
 		return Image{}, err
 	}
 	return s.Get(ctx, id)
+}
+
+// isThere tells whether an image is on disk, under all the names: then there is
+// nothing to write, and nothing to wait for.
+func (s *Store) isThere(id digest.Digest, names []reference.Named) bool {
+	there := false
+	_ = s.db.View(func(tx *bolt.Tx) error { // an error says no, as it should
+		img, err := getImage(tx, id)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			if string(tx.Bucket(namesBucket).Get([]byte(canonical(n)))) != string(id) {
+				return nil
+			}
+		}
+		for _, l := range img.Layers {
+			if r, err := getLayer(tx, l); err != nil || r.Boot != "" {
+				return err
+			}
+		}
+		there = true
+		return nil
+	})
+	return there
 }
 
 // record writes an image, whose layers must be there, and its names.
