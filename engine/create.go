@@ -78,7 +78,15 @@ func (e *Engine) imageFor(ctx context.Context, req CreateRequest) (image.Image, 
 		return img, invalid("image with reference %s was found but its platform (%s) does not match the specified platform (%s)",
 			req.Config.Image, image.FormatPlatform(img.Platform()), image.FormatPlatform(*p))
 	}
-	return img, nil
+	return img, e.allowed(ctx, img, req.Config.Image)
+}
+
+// allowed refuses an image that may not be used.
+func (e *Engine) allowed(ctx context.Context, img image.Image, ref string) error {
+	if e.cfg.Allowed == nil {
+		return nil
+	}
+	return e.cfg.Allowed(ctx, img, ref)
 }
 
 // sameCPU tells whether an image is of the platform that was asked for.

@@ -71,6 +71,10 @@ type Config struct {
 	Init     bool         // containers have an init unless they say otherwise
 	Logger   *slog.Logger // nil discards
 
+	// Allowed refuses an image that may not be used; ref is how it was asked
+	// for. nil: all may.
+	Allowed func(ctx context.Context, img image.Image, ref string) error
+
 	LogDriver  string            // of containers that name none; empty: json-file
 	LogOptions map[string]string // of containers with that driver, where they say nothing
 }

@@ -175,7 +175,7 @@ func (e *Engine) makeImageMount(ctx context.Context, p *mountPoint) error {
 		return err
 	}
 	p.Image, p.Layers = img.ID, img.Layers
-	return nil
+	return e.allowed(ctx, img, p.Source)
 }
 
 // holdMounts tells the image store which images the container's mounts use.

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"gantry/cluster/kubelet/plan"
 	"gantry/cluster/kubelet/podspec"
@@ -246,10 +247,14 @@ func (k *Kubelet) pullImage(ctx context.Context, st *podState, ref *v1.ObjectRef
 	}
 	if err != nil {
 		k.recorder.Eventf(ref, v1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", name, err)
-		k.recorder.Event(ref, v1.EventTypeWarning, "Failed", "Error: ErrImagePull")
+		reason := "ErrImagePull"
+		if strings.HasPrefix(err.Error(), crierrors.ErrSignatureValidationFailed.Error()) {
+			reason = crierrors.ErrSignatureValidationFailed.Error()
+		}
+		k.recorder.Event(ref, v1.EventTypeWarning, "Failed", "Error: "+reason)
 		now = time.Now()
 		st.pulls[name] = pull{Backoff: p.Next(now, now), message: err.Error()}
-		return localImage{}, &startError{reason: "ErrImagePull", message: err.Error(), wait: pullTell}
+		return localImage{}, &startError{reason: reason, message: err.Error(), wait: pullTell}
 	}
 	took := time.Since(now).Truncate(time.Millisecond)
 	k.recorder.Eventf(ref, v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.", name, took, took, img.Size)

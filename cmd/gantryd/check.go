@@ -15,6 +15,7 @@ import (
 	"gantry/engine/builder"
 	"gantry/engine/image"
 	"gantry/engine/network"
+	registryserver "gantry/engine/registry/server"
 	"gantry/engine/volume"
 	"gantry/internal/control"
 	"gantry/internal/instance"
@@ -33,7 +34,7 @@ func (s *server) Check(ctx context.Context) ([]control.Violation, error) {
 	found := violations(nil, "containers", h.engine.Check(ctx))
 	found = violations(found, "volumes", h.volumes.Check(ctx))
 	found = violations(found, "build cache", h.builder.Check())
-	found = violations(found, "registry", h.served.Check(ctx))
+	found = violations(found, "registry", append(h.served.Check(ctx), h.registry.Check()...))
 	return violations(found, "images", apart(h.images.Check(ctx))), nil
 }
 
@@ -95,6 +96,12 @@ func checkStopped(ctx context.Context, cfg instance.Config) (found []control.Vio
 		return violations(nil, "images", []error{err}), nil
 	}
 	defer func() { err = errors.Join(err, images.Close()) }()
+	served, err := registryserver.Open(registryserver.Config{Dir: filepath.Join(cfg.DataDir, "registry"), Images: images})
+	if err != nil {
+		found = violations(found, "registry", []error{err})
+	} else {
+		found = violations(found, "registry", append(served.Check(ctx), apart(served.Close())...))
+	}
 	volumes, err := volume.Open(volume.Config{Dir: filepath.Join(cfg.DataDir, "volumes")})
 	if err != nil {
 		found = violations(found, "volumes", []error{err})

@@ -122,6 +122,9 @@ func (s *server) openHost() (h *host, err error) {
 	if err != nil {
 		return h, err
 	}
+	if h.registry, err = s.openRegistryClient(h.images, logger("registry")); err != nil {
+		return h, err
+	}
 	logOptions, err := s.logOptions()
 	if err != nil {
 		return h, err
@@ -129,19 +132,18 @@ func (s *server) openHost() (h *host, err error) {
 	h.engine, err = engine.New(engine.Config{
 		Dir: s.cfg.DataDir, RunDir: s.cfg.RunDir, Images: h.images, Runtime: h.runtime,
 		Networks: h.networks, Volumes: h.volumes, Logger: logger("engine"), Init: s.cfg.Init,
-		LogDriver: s.cfg.LogDriver, LogOptions: logOptions,
+		LogDriver: s.cfg.LogDriver, LogOptions: logOptions, Allowed: h.registry.Allowed,
 	})
 	if err != nil {
 		return h, err
 	}
-	h.builder, err = builder.New(builder.Config{Dir: filepath.Join(s.cfg.DataDir, "build"), Images: h.images, Runner: engine.StepRunner{Engine: h.engine}, Logger: logger("builder")})
+	h.builder, err = builder.New(builder.Config{
+		Dir: filepath.Join(s.cfg.DataDir, "build"), Images: h.images, Runner: engine.StepRunner{Engine: h.engine}, Allowed: h.registry.Allowed, Logger: logger("builder"),
+	})
 	if err != nil {
 		return h, err
 	}
 	if h.budget, err = s.openBudget(h, logger("budget")); err != nil {
-		return h, err
-	}
-	if h.registry, err = s.openRegistryClient(h.images, logger("registry")); err != nil {
 		return h, err
 	}
 	if h.served, err = s.openRegistry(h.images, logger("registry")); err != nil {

@@ -34,8 +34,16 @@ func (s *server) openRegistryClient(images *image.Store, log *slog.Logger) (*reg
 		}
 		mirrors[host] = append(mirrors[host], url)
 	}
+	var policy *registry.Policy
+	if s.cfg.SignaturePolicy != "" {
+		var err error
+		if policy, err = registry.ReadPolicy(s.cfg.SignaturePolicy); err != nil {
+			return nil, &problem.UserError{Op: "read", Object: s.cfg.SignaturePolicy, Err: err, Try: "write it as docs/registry.md shows"}
+		}
+	}
 	client, err := registry.New(registry.Config{
 		Images: images, CertDirs: s.cfg.RegistryCerts, Mirrors: mirrors, Insecure: s.cfg.InsecureRegistries,
+		Policy: policy, Dir: filepath.Join(s.cfg.DataDir, "registry"),
 		UserAgent: "gantry/" + version.Version, Logger: log,
 	})
 	if err != nil {

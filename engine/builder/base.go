@@ -104,6 +104,9 @@ func (r *run) base(ctx context.Context, name string, want ocispec.Platform, aske
 		}
 		img, err = r.cfg.Images.Resolve(ctx, name)
 	}
+	if err == nil && r.cfg.Allowed != nil {
+		err = r.cfg.Allowed(ctx, img, name)
+	}
 	if err != nil {
 		return img, err
 	}

@@ -56,7 +56,10 @@ type Config struct {
 	Dir    string       // required; created if missing
 	Images *image.Store // required
 	Runner Runner       // nil: RUN is refused
-	Logger *slog.Logger // nil discards
+	// Allowed refuses an image that may not be built on; name is how the
+	// Dockerfile has it. nil: all may.
+	Allowed func(ctx context.Context, img image.Image, name string) error
+	Logger  *slog.Logger // nil discards
 }
 
 // Request is one build.

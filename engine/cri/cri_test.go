@@ -23,6 +23,7 @@ import (
 
 	"gantry/engine/cri/critest"
 	"gantry/engine/image"
+	"gantry/engine/registry"
 	"gantry/engine/registry/server"
 )
 
@@ -307,5 +308,35 @@ func TestPullImageFromARegistry(t *testing.T) {
 	}
 	if _, err := h.CRI.PullImage(t.Context(), &runtimeapi.ImageSpec{Image: critest.Image}, nil, nil); err != nil {
 		t.Errorf("a local image: %v", err)
+	}
+}
+
+func TestImagesThatThePolicyRefuses(t *testing.T) {
+	h := critest.New(t)
+	ctx := context.Background()
+	file := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(file, []byte("rules: [{images: ['*'], refuse: true}]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	policy, err := registry.ReadPolicy(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Stop()
+	h.Policy = policy
+	h.Start()
+	sc := sandboxConfig(t, "web")
+	sandbox, err := h.CRI.RunPodSandbox(ctx, sc, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.CRI.CreateContainer(ctx, sandbox, containerConfig("app", "true"), sc); err == nil || !strings.Contains(err.Error(), "signature policy") {
+		t.Errorf("CreateContainer: %v", err)
+	}
+	if _, err := h.CRI.PullImage(ctx, &runtimeapi.ImageSpec{Image: critest.Image}, nil, nil); err == nil || !strings.HasPrefix(err.Error(), "SignatureValidationFailed: ") {
+		t.Errorf("PullImage: %v", err)
+	}
+	if err := errors.Join(h.CRI.StopPodSandbox(ctx, sandbox), h.CRI.RemovePodSandbox(ctx, sandbox)); err != nil {
+		t.Error(err)
 	}
 }

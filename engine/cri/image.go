@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/distribution/reference"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"gantry/engine/image"
 	"gantry/engine/registry"
@@ -60,7 +62,10 @@ func (s *Service) PullImage(ctx context.Context, spec *runtimeapi.ImageSpec, aut
 	}
 	named, perr := image.ParseName(spec.GetImage())
 	if err == nil && (s.cfg.Registry == nil || perr != nil || !fromRegistry(img, named)) {
-		return imageID(img.ID), nil
+		if s.cfg.Registry != nil {
+			err = s.cfg.Registry.Allowed(ctx, img, spec.GetImage())
+		}
+		return imageID(img.ID), signatureError(err)
 	}
 	if s.cfg.Registry == nil {
 		return "", problem.New(problem.NotFound, "image %q is not on this node, and reaching registries is turned off", spec.GetImage())
@@ -74,9 +79,18 @@ func (s *Service) PullImage(ctx context.Context, spec *runtimeapi.ImageSpec, aut
 	}
 	img, err = s.cfg.Registry.Pull(ctx, registry.PullRequest{Ref: named, Credentials: credentials}, nil)
 	if err != nil {
-		return "", err
+		return "", signatureError(err)
 	}
 	return imageID(img.ID), nil
+}
+
+// signatureError marks what the policy of signatures refuses as kubelets expect
+// it: they know the error by its beginning.
+func signatureError(err error) error {
+	if errors.Is(err, problem.Denied) {
+		return fmt.Errorf("%w: %w", crierrors.ErrSignatureValidationFailed, err)
+	}
+	return err
 }
 
 // fromRegistry tells whether an image was pulled from, or pushed to, the

@@ -199,6 +199,9 @@ func (p *puller) one(ctx context.Context, from []*repository, ref reference.Name
 	if kind := f.doc.Config.MediaType; kind != ocispec.MediaTypeImageConfig && kind != dockerConfig {
 		return image.Image{}, problem.New(problem.Unsupported, "invalid image: %q is no image but an artifact of type %q", reference.FamiliarString(ref), kind)
 	}
+	if err := p.client.checkSigned(ctx, f.from, ref, f.trail); err != nil {
+		return image.Image{}, err
+	}
 	config, err := p.layers(ctx, f)
 	if err != nil {
 		return image.Image{}, err

@@ -6,8 +6,11 @@
 // byte. The same layer in several pulls at once is transferred once. A cut
 // connection is resumed where it broke off.
 //
-// Trust, mirrors and insecure registries are settings of the Client alone, so
-// that docker pull, FROM and pods see the same registries.
+// Trust, mirrors, insecure registries and the policy of signatures are settings
+// of the Client alone, so that docker pull, FROM and pods see the same registries.
+// The signatures that the policy asked for are kept, in Config.Dir:
+//
+//	signatures/ALGORITHM-DIGEST.json	those of one manifest
 //
 // Goroutines live no longer than the call that needs them: a transfer that
 // several pulls wait for ends, at the latest, with the last of them.
@@ -38,6 +41,8 @@ type Config struct {
 	Mirrors   map[string][]string // by registry ("docker.io"): base URLs that are tried first, for pulls
 	Insecure  []string            // HOST, HOST:PORT or CIDR: certificates are not verified, and plain HTTP will do
 	UserAgent string
+	Policy    *Policy      // nil: images need no signatures
+	Dir       string       // where signatures are kept; required with a Policy
 	Logger    *slog.Logger // nil discards
 }
 
@@ -93,6 +98,9 @@ const (
 func New(cfg Config) (*Client, error) {
 	if cfg.Images == nil {
 		return nil, problem.New(problem.Invalid, "registry: Images is required")
+	}
+	if cfg.Policy != nil && cfg.Dir == "" {
+		return nil, problem.New(problem.Invalid, "registry: Dir is required with a Policy")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

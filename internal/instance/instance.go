@@ -49,6 +49,7 @@ type Config struct {
 	RegistryCerts      []string `json:"registry-certs,omitempty"`    // directories with HOST[:PORT]/*.crt; default DefaultCerts
 	RegistryMirrors    []string `json:"registry-mirror,omitempty"`   // [HOST=]URL; without HOST of docker.io
 	InsecureRegistries []string `json:"insecure-registry,omitempty"` // HOST[:PORT] or CIDR
+	SignaturePolicy    string   `json:"signature-policy,omitempty"`  // file; images need no signatures without it
 
 	// Where the Docker Engine API is served beside DockerSocket, under dockerd's names.
 	Hosts     []string `json:"hosts,omitempty"`     // unix://PATH or tcp://ADDRESS

@@ -42,6 +42,7 @@ func Register(set *pflag.FlagSet) *Flags {
 	set.StringSlice("insecure-registry", nil, "HOST[:PORT] or CIDR of registries whose certificates are not verified, or that speak plain HTTP")
 	set.Bool("icc", true, "containers on the default bridge network reach each other")
 	set.Bool("bypass-input-policy", false, "published ports are open to those, too, whom the host's own input chains drop")
+	set.String("signature-policy", "", "YAML file that says which images must be signed, and by whom")
 	set.Bool("init", false, "containers have an init unless they say otherwise, as with docker run --init")
 	set.String("log-driver", "", "log driver of containers that name none (default json-file)")
 	set.StringArray("log-opt", nil, "NAME=VALUE, an option of the default log driver; may be repeated")
@@ -62,7 +63,7 @@ func Register(set *pflag.FlagSet) *Flags {
 var given = []string{
 	"disk-budget", "disk-floor",
 	"data-dir", "run-dir", "api-listen", "http-listen", "registry-listen", "registry-users",
-	"registry-tls-cert", "registry-tls-key", "registry-certs", "registry-mirror", "insecure-registry", "disable", "icc", "bypass-input-policy", "init", "log-level", "config",
+	"registry-tls-cert", "registry-tls-key", "registry-certs", "registry-mirror", "insecure-registry", "signature-policy", "disable", "icc", "bypass-input-policy", "init", "log-level", "config",
 	"log-driver", "log-opt",
 	"host", "tls", "tlsverify", "tlscacert", "tlscert", "tlskey",
 }
@@ -100,6 +101,7 @@ func (f *Flags) Read() (instance.Config, error) {
 		"tlscacert": &cfg.TLSCACert, "tlscert": &cfg.TLSCert, "tlskey": &cfg.TLSKey,
 		"registry-listen": &cfg.RegistryListen, "registry-users": &cfg.RegistryUsers,
 		"registry-tls-cert": &cfg.RegistryTLSCert, "registry-tls-key": &cfg.RegistryTLSKey,
+		"signature-policy": &cfg.SignaturePolicy,
 	} {
 		if f.set.Changed(flag) {
 			*into = f.set.Lookup(flag).Value.String()
@@ -186,6 +188,7 @@ func Arguments(cfg instance.Config) []string {
 		{"disk-budget", cfg.DiskBudget}, {"disk-floor", cfg.DiskFloor},
 		{"registry-listen", cfg.RegistryListen}, {"registry-users", cfg.RegistryUsers},
 		{"registry-tls-cert", cfg.RegistryTLSCert}, {"registry-tls-key", cfg.RegistryTLSKey},
+		{"signature-policy", cfg.SignaturePolicy},
 	} {
 		if one[1] != "" {
 			args = append(args, "--"+one[0]+"="+one[1])

@@ -72,6 +72,7 @@ type Host struct {
 	instance instance.Config
 	log      *slog.Logger
 
+	Policy *registry.Policy // of signatures, from the next Start on
 	Images *image.Store
 	Engine *engine.Engine
 	CRI    *cri.Service
@@ -127,10 +128,10 @@ func (h *Host) Start() {
 	must(h.t, err)
 	volumes, err := volume.Open(volume.Config{Dir: filepath.Join(h.instance.DataDir, "volumes"), Logger: h.log})
 	must(h.t, err)
-	h.Engine, err = engine.New(engine.Config{Dir: h.instance.DataDir, RunDir: h.instance.RunDir, Images: h.Images, Runtime: runtime,
-		Networks: networks, Volumes: volumes, Logger: h.log})
+	client, err := registry.New(registry.Config{Images: h.Images, Policy: h.Policy, Dir: filepath.Join(h.instance.DataDir, "registry"), Logger: h.log})
 	must(h.t, err)
-	client, err := registry.New(registry.Config{Images: h.Images, Logger: h.log})
+	h.Engine, err = engine.New(engine.Config{Dir: h.instance.DataDir, RunDir: h.instance.RunDir, Images: h.Images, Runtime: runtime,
+		Networks: networks, Volumes: volumes, Allowed: client.Allowed, Logger: h.log})
 	must(h.t, err)
 	h.CRI, err = cri.New(cri.Config{Engine: h.Engine, Images: h.Images, Registry: client, Dir: h.instance.DataDir})
 	must(h.t, err)

@@ -104,23 +104,36 @@ func (h *Host) Start() (err error) {
 	if err != nil {
 		return err
 	}
+	if h.Registry, err = h.openRegistry(); err != nil {
+		return err
+	}
 	h.Engine, err = engine.New(engine.Config{
 		Dir: data, RunDir: h.Instance.RunDir, Images: h.Images, Runtime: h.Runtime,
-		Networks: h.Networks, Volumes: h.Volumes, Logger: h.log,
+		Networks: h.Networks, Volumes: h.Volumes, Allowed: h.Registry.Allowed, Logger: h.log,
 	})
 	if err != nil {
 		return err
 	}
 	h.Builder, err = builder.New(builder.Config{
-		Dir: filepath.Join(data, "build"), Images: h.Images, Runner: engine.StepRunner{Engine: h.Engine}, Logger: h.log,
+		Dir: filepath.Join(data, "build"), Images: h.Images, Runner: engine.StepRunner{Engine: h.Engine}, Allowed: h.Registry.Allowed, Logger: h.log,
 	})
 	if err != nil {
 		return err
 	}
-	if h.Registry, err = registry.New(registry.Config{Images: h.Images, Logger: h.log}); err != nil {
-		return err
-	}
 	return h.run()
+}
+
+// openRegistry returns the client, with the policy of signatures that the
+// instance names.
+func (h *Host) openRegistry() (*registry.Client, error) {
+	cfg := registry.Config{Images: h.Images, Dir: filepath.Join(h.Instance.DataDir, "registry"), Logger: h.log}
+	if file := h.Instance.SignaturePolicy; file != "" {
+		var err error
+		if cfg.Policy, err = registry.ReadPolicy(file); err != nil {
+			return nil, err
+		}
+	}
+	return registry.New(cfg)
 }
 
 func (h *Host) run() error {
