@@ -151,8 +151,13 @@ func (c *call) pushImage() error {
 	if err != nil {
 		return err
 	}
-	if err := c.query.refuse("platform"); err != nil {
+	wanted, err := c.platforms()
+	if err != nil {
 		return err
+	}
+	req := registry.PushRequest{Credentials: c.credentials()}
+	if len(wanted) > 0 {
+		req.Platform = &wanted[0]
 	}
 	ref, err := pullReference(c.vars[0], c.query.Get("tag"))
 	if err != nil {
@@ -161,8 +166,9 @@ func (c *call) pushImage() error {
 	if ref = reference.TagNameOnly(ref); c.query.Get("tag") == "" {
 		ref = reference.TrimNamed(ref)
 	}
+	req.Ref = ref
 	out := c.progress()
-	err = client.Push(c.r.Context(), registry.PushRequest{Ref: ref, Credentials: c.credentials()}, out.transfer)
+	err = client.Push(c.r.Context(), req, out.transfer)
 	if err == nil {
 		c.cfg.Engine.Emit(devents.ImageEventType, devents.ActionPush, reference.FamiliarString(ref), map[string]string{"name": reference.FamiliarName(ref)})
 	}

@@ -6,8 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -21,7 +20,8 @@ import (
 
 // PushRequest says what to push.
 type PushRequest struct {
-	Ref         reference.Named // a name alone means all its tags
+	Ref         reference.Named   // a name alone means all its tags
+	Platform    *ocispec.Platform // nil: all that are here, where those are all of an index
 	Credentials Credentials
 }
 
@@ -93,49 +93,156 @@ func (p *pusher) refs(ctx context.Context) ([]reference.NamedTagged, error) {
 }
 
 func (p *pusher) one(ctx context.Context, ref reference.NamedTagged) error {
-	images := p.client.cfg.Images
-	img, err := images.Resolve(ctx, ref.String())
+	img, err := p.client.cfg.Images.Resolve(ctx, ref.String())
 	if err != nil {
 		return err
+	}
+	list, err := p.choose(ctx, ref, img)
+	if err != nil {
+		return err
+	}
+	for _, m := range list {
+		if !isIndex(m.MediaType) {
+			if err := p.blobs(ctx, m); err != nil {
+				return err
+			}
+		}
+		what := m.Digest.String()
+		if m.Digest == list[len(list)-1].Digest {
+			what = ref.Tag()
+		}
+		if err := p.repo.putManifest(ctx, what, m); err != nil {
+			return err
+		}
+	}
+	top := list[len(list)-1]
+	if err := p.noteDigest(ctx, ref, img, top); err != nil {
+		return err
+	}
+	p.progress(Event{Status: fmt.Sprintf("%s: digest: %s size: %d", ref.Tag(), top.Digest, len(top.Raw))})
+	p.progress(Event{Pushed: &Pushed{Tag: ref.Tag(), Digest: top.Digest, Size: int64(len(top.Raw))}})
+	return nil
+}
+
+// choose returns the manifests to push, the one that gets the tag last: the
+// index that the image came with where all its parts are here, or else, and
+// where a platform was asked for, the image's own.
+func (p *pusher) choose(ctx context.Context, ref reference.Named, img image.Image) ([]image.Manifest, error) {
+	images := p.client.cfg.Images
+	list, err := p.wholeIndex(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	want := p.req.Platform
+	if want == nil && len(list) > 0 {
+		return list, nil
+	}
+	if want != nil && !image.ForOneOf(img, []ocispec.Platform{*want}) {
+		for _, m := range list {
+			if part, err := p.imageOf(ctx, m); err == nil && image.ForOneOf(part, []ocispec.Platform{*want}) {
+				return []image.Manifest{m}, nil
+			}
+		}
+		return nil, problem.New(problem.NotFound, "image with reference %s was found but its platform (%s) does not match the specified platform (%s)",
+			reference.FamiliarString(ref), image.FormatPlatform(img.Platform()), image.FormatPlatform(*want))
 	}
 	for _, l := range img.Layers {
 		p.progress(Event{ID: shortID(l), Status: "Preparing"})
 	}
 	m, err := images.Pack(ctx, p.lease, img.ID)
+	return []image.Manifest{m}, err
+}
+
+// wholeIndex returns the newest index that leads to an image and whose parts are
+// all in the store as they came, after those parts; or nothing. The parts get
+// the push's lease.
+func (p *pusher) wholeIndex(ctx context.Context, img image.Image) ([]image.Manifest, error) {
+	all, err := p.client.cfg.Images.Manifests(ctx, img.ID)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	doc, kind, err := parseManifest(m.MediaType, m.Raw)
+	for _, m := range slices.Backward(leadingTo(img.ID, all)) {
+		if !isIndex(m.MediaType) {
+			continue
+		}
+		if list := p.partsOf(ctx, m); len(list) > 0 {
+			return append(list, m), nil
+		}
+	}
+	return nil, nil
+}
+
+// partsOf returns the manifests that an index names, if all are here with all of
+// their blobs.
+func (p *pusher) partsOf(ctx context.Context, index image.Manifest) (list []image.Manifest) {
+	doc, _, err := parseManifest(index.MediaType, index.Raw)
 	if err != nil {
-		return err
+		return nil
+	}
+	for _, d := range doc.Manifests {
+		m, err := p.client.cfg.Images.Manifest(ctx, d.Digest)
+		if err != nil || isIndex(m.MediaType) {
+			return nil
+		}
+		if _, err := p.imageOf(ctx, m); err != nil {
+			return nil
+		}
+		list = append(list, m)
+	}
+	return list
+}
+
+// imageOf returns the image of a manifest, under the push's lease with the
+// blobs that the manifest names, or NotFound.
+func (p *pusher) imageOf(ctx context.Context, m image.Manifest) (image.Image, error) {
+	images := p.client.cfg.Images
+	doc, _, err := parseManifest(m.MediaType, m.Raw)
+	if err != nil {
+		return image.Image{}, err
+	}
+	if doc.Config == nil {
+		return image.Image{}, problem.New(problem.NotFound, "index %s is no image", m.Digest)
+	}
+	img, err := images.Get(ctx, doc.Config.Digest)
+	if err != nil {
+		return img, err
 	}
 	if len(doc.Layers) != len(img.Layers) {
-		return problem.New(problem.Invalid, "manifest %s is not one of image %s", m.Digest, img.ID)
+		return img, problem.New(problem.Invalid, "manifest %s is not one of image %s", m.Digest, img.ID)
+	}
+	for _, l := range doc.Layers {
+		if foreign(l) {
+			continue
+		}
+		if err := images.LeaseBlobs(p.lease, l.Digest); err != nil {
+			return img, err
+		}
+	}
+	return img, nil
+}
+
+// blobs sees to it that the registry has what a manifest names.
+func (p *pusher) blobs(ctx context.Context, m image.Manifest) error {
+	img, err := p.imageOf(ctx, m)
+	if err != nil {
+		return err
+	}
+	doc, _, err := parseManifest(m.MediaType, m.Raw)
+	if err != nil {
+		return err
 	}
 	if err := p.layers(ctx, doc.Layers, img.Layers); err != nil {
 		return err
 	}
-	config, err := images.Document(ctx, img.ID)
+	config, err := p.client.cfg.Images.Document(ctx, img.ID)
 	if err != nil {
 		return err
 	}
-	if there, err := p.repo.has(ctx, doc.Config.Digest); err != nil {
-		return err
-	} else if !there {
-		err := p.repo.upload(ctx, *doc.Config, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(config)), nil })
-		if err != nil {
-			return err
-		}
-	}
-	if err := p.repo.putManifest(ctx, ref.Tag(), kind, m); err != nil {
+	there, err := p.repo.has(ctx, doc.Config.Digest)
+	if err != nil || there {
 		return err
 	}
-	if err := p.noteDigest(ctx, ref, img, m); err != nil {
-		return err
-	}
-	p.progress(Event{Status: fmt.Sprintf("%s: digest: %s size: %d", ref.Tag(), m.Digest, len(m.Raw))})
-	p.progress(Event{Pushed: &Pushed{Tag: ref.Tag(), Digest: m.Digest, Size: int64(len(m.Raw))}})
-	return nil
+	return p.repo.upload(ctx, *doc.Config, func(offset int64) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(config[offset:])), nil })
 }
 
 // noteDigest gives the image the name under which the registry has it now.
@@ -177,7 +284,7 @@ func (p *pusher) layers(ctx context.Context, blobs []ocispec.Descriptor, diffIDs
 
 // layer sees to it that the registry has a layer.
 func (p *pusher) layer(ctx context.Context, l ocispec.Descriptor, tell func(Event)) error {
-	if strings.Contains(l.MediaType, "foreign") || strings.Contains(l.MediaType, "nondistributable") {
+	if foreign(l) {
 		tell(Event{Status: "Skipped foreign layer"})
 		return nil
 	}
@@ -202,15 +309,18 @@ func (p *pusher) layer(ctx context.Context, l ocispec.Descriptor, tell func(Even
 			return nil
 		}
 	}
-	err = p.repo.upload(ctx, l, func() (io.ReadCloser, error) {
+	err = p.repo.upload(ctx, l, func(offset int64) (io.ReadCloser, error) {
 		f, err := p.client.cfg.Images.OpenBlob(ctx, l.Digest)
 		if err != nil {
 			return nil, err
 		}
+		if _, err := f.Seek(offset, io.SeekStart); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
 		return struct {
 			io.Reader
 			io.Closer
-		}{reportReads(f, l.Size, "Pushing", tell), f}, nil
+		}{&reader{r: f, n: offset, total: l.Size, status: "Pushing", tell: tell}, f}, nil
 	})
 	if err != nil {
 		return err
@@ -220,137 +330,12 @@ func (p *pusher) layer(ctx context.Context, l ocispec.Descriptor, tell func(Even
 	return nil
 }
 
+// foreign tells a layer that is not distributed through registries.
+func foreign(l ocispec.Descriptor) bool {
+	return strings.Contains(l.MediaType, "foreign") || strings.Contains(l.MediaType, "nondistributable")
+}
+
 func isRefusal(err error) bool {
 	_, ok := errors.AsType[*Error](err)
 	return ok
-}
-
-// has asks whether the repository has a blob (spec, "Checking if content exists").
-func (r *repository) has(ctx context.Context, d digest.Digest) (bool, error) {
-	resp, err := r.do(ctx, request{method: http.MethodHead, url: r.url("blobs", d.String()), scopes: r.pushScopes()})
-	if err != nil {
-		return false, err
-	}
-	switch resp.StatusCode {
-	case http.StatusOK:
-		return true, resp.Body.Close()
-	case http.StatusNotFound:
-		return false, resp.Body.Close()
-	}
-	return false, refusal(resp)
-}
-
-func (r *repository) pushScopes() []string { return []string{r.scope("pull,push")} }
-
-// mount asks the registry to take a blob from another repository (spec,
-// "Mounting a blob from another repository"). A session that it opens instead
-// is given up.
-func (r *repository) mount(ctx context.Context, d digest.Digest, from string) (bool, error) {
-	at := r.uploads()
-	at.RawQuery = url.Values{"mount": {d.String()}, "from": {from}}.Encode()
-	scopes := sortedScopes(r.scope("pull,push"), scopeOf(from, "pull"))
-	resp, err := r.do(ctx, request{method: http.MethodPost, url: at, scopes: scopes})
-	if err != nil {
-		return false, err
-	}
-	switch resp.StatusCode {
-	case http.StatusCreated:
-		return true, resp.Body.Close()
-	case http.StatusAccepted:
-		session, err := uploadLocation(resp)
-		if err == nil {
-			r.cancel(ctx, session)
-		}
-		return false, err
-	}
-	return false, refusal(resp)
-}
-
-// cancel ends an upload. A registry that cannot lets it expire.
-func (r *repository) cancel(ctx context.Context, session *url.URL) {
-	resp, err := r.send(ctx, request{method: http.MethodDelete, url: session, scopes: r.pushScopes()})
-	if err == nil {
-		_ = resp.Body.Close() // nothing was promised about it
-	}
-}
-
-func (r *repository) uploads() *url.URL { return r.base.JoinPath("v2", r.name, "blobs", "uploads/") }
-
-// uploadLocation reads where an upload goes on, and closes the answer.
-func uploadLocation(resp *http.Response) (*url.URL, error) {
-	defer resp.Body.Close()
-	text := resp.Header.Get("Location")
-	u, err := resp.Request.URL.Parse(text)
-	if err != nil || text == "" {
-		return nil, problem.New(problem.Invalid, "registry %s gave no place to upload to: %q", resp.Request.URL.Host, text)
-	}
-	return u, nil
-}
-
-// uploadTries bounds how often an upload is begun again after the connection
-// broke.
-const uploadTries = 5
-
-// upload sends a blob: POST, then PUT with all of it (spec, "Pushing a blob
-// monolithically"). open is called for each try.
-func (r *repository) upload(ctx context.Context, d ocispec.Descriptor, open func() (io.ReadCloser, error)) error {
-	for try := 1; ; try++ {
-		err := r.uploadOnce(ctx, d, open)
-		var e *Error
-		again := errors.As(err, &e) && e.Status >= http.StatusInternalServerError || err != nil && e == nil && temporary(err)
-		if !again || try == uploadTries || ctx.Err() != nil {
-			return err
-		}
-		wait, _ := r.client.retry(try, nil, io.ErrUnexpectedEOF)
-		r.client.log.Debug("upload is begun again", "digest", d.Digest, "attempt", try, "err", err)
-		if err := pause(ctx, wait); err != nil {
-			return err
-		}
-	}
-}
-
-func (r *repository) uploadOnce(ctx context.Context, d ocispec.Descriptor, open func() (io.ReadCloser, error)) error {
-	resp, err := r.do(ctx, request{method: http.MethodPost, url: r.uploads(), scopes: r.pushScopes()})
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusAccepted {
-		return refusal(resp)
-	}
-	session, err := uploadLocation(resp)
-	if err != nil {
-		return err
-	}
-	q := session.Query()
-	q.Set("digest", d.Digest.String())
-	put := *session
-	put.RawQuery = q.Encode()
-	resp, err = r.do(ctx, request{
-		method: http.MethodPut, url: &put, body: open, length: d.Size, scopes: r.pushScopes(), once: true,
-		header: http.Header{"Content-Type": {"application/octet-stream"}},
-	})
-	if err != nil {
-		r.cancel(context.WithoutCancel(ctx), session)
-		return err
-	}
-	if resp.StatusCode != http.StatusCreated {
-		return refusal(resp)
-	}
-	return resp.Body.Close()
-}
-
-// putManifest gives a manifest a tag (spec, "Pushing Manifests").
-func (r *repository) putManifest(ctx context.Context, tag, kind string, m image.Manifest) error {
-	resp, err := r.do(ctx, request{
-		method: http.MethodPut, url: r.url("manifests", tag), scopes: r.pushScopes(), length: int64(len(m.Raw)),
-		header: http.Header{"Content-Type": {kind}},
-		body:   func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m.Raw)), nil },
-	})
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusCreated {
-		return refusal(resp)
-	}
-	return resp.Body.Close()
 }
