@@ -22,6 +22,7 @@ type repository struct {
 	http   *http.Client
 	auth   *authorizer
 	mirror bool
+	warned *warnings // nil: nobody wants to know
 }
 
 // repositories returns where an image may be pulled from: mirrors first, which

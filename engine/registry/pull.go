@@ -89,6 +89,10 @@ func (p *puller) pull(ctx context.Context) (img image.Image, err error) {
 	if err != nil {
 		return img, err
 	}
+	warned := &warnings{tell: p.progress}
+	for _, r := range from {
+		r.warned = warned
+	}
 	refs := []reference.Named{p.req.Ref}
 	if reference.IsNameOnly(p.req.Ref) {
 		if refs, err = p.allTags(ctx, from); err != nil {

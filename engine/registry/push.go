@@ -39,6 +39,7 @@ func (c *Client) Push(ctx context.Context, req PushRequest, progress func(Event)
 	if p.repo, err = c.repository(ctx, req.Ref, req.Credentials); err != nil {
 		return err
 	}
+	p.repo.warned = &warnings{tell: p.progress}
 	for _, ref := range refs {
 		if err := p.one(ctx, ref); err != nil {
 			if cause := context.Cause(ctx); cause != nil {

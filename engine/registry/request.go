@@ -91,7 +91,11 @@ func (r *repository) send(ctx context.Context, q request) (*http.Response, error
 	if sameHost(q.url, r.base) {
 		r.auth.apply(req, q.scopes)
 	}
-	return r.http.Do(req)
+	resp, err := r.http.Do(req)
+	if err == nil {
+		r.warned.note(r.base.Host, resp.Header)
+	}
+	return resp, err
 }
 
 // sameHost tells whether credentials for one address are for the other.
