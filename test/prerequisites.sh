@@ -11,7 +11,7 @@ bin=$1
 declare -A package=(
 	[busybox]=busybox-static [mmdebstrap]=mmdebstrap [curl]=curl [ip]=iproute2
 	[dockerd]=docker.io [nft]=nftables [docker-registry]=docker-registry [gcc]=gcc [mkfs.ext4]=e2fsprogs
-	[docker-compose]=docker-compose
+	[docker-compose]=docker-compose [skopeo]=skopeo
 )
 missing=()
 for command in "${!package[@]}"; do

@@ -3,6 +3,8 @@ package dockerapi_test
 import (
 	"bufio"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"gantry/engine/registry/server"
 	"gantry/internal/testenv"
 )
 
@@ -178,4 +181,98 @@ func TestLogin(t *testing.T) {
 	if got := d.try("pull", far+"/box:1"); got.code == 0 || !strings.Contains(got.err, "no basic auth credentials") {
 		t.Errorf("pull after logging out: %+v", got)
 	}
+}
+
+// ourRegistry serves a daemon's images as gantryd does, and returns the address.
+func ourRegistry(t testing.TB, d *daemon) string {
+	t.Helper()
+	s, err := server.Open(server.Config{Dir: t.TempDir(), Images: d.Images})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(s)
+	t.Cleanup(func() {
+		web.Close()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return strings.TrimPrefix(web.URL, "http://")
+}
+
+func TestManifestsMadeByTheClient(t *testing.T) {
+	d := newDaemon(t)
+	at := ourRegistry(t, d)
+	d.do("tag", "busybox", at+"/box:amd64")
+	d.do("push", at+"/box:amd64")
+	if got := d.do("manifest", "inspect", "--insecure", at+"/box:amd64"); !strings.Contains(got, "application/vnd.oci.image.manifest.v1+json") {
+		t.Errorf("inspect:\n%s", got)
+	}
+	d.do("manifest", "create", "--insecure", at+"/box:all", at+"/box:amd64")
+	d.do("manifest", "annotate", at+"/box:all", at+"/box:amd64", "--arch", "amd64", "--os", "linux")
+	if got := d.do("manifest", "push", "--insecure", at+"/box:all"); !strings.HasPrefix(got, "sha256:") {
+		t.Errorf("push:\n%s", got)
+	}
+	if got := d.do("manifest", "inspect", "--insecure", at+"/box:all"); !strings.Contains(got, `"architecture": "amd64"`) {
+		t.Errorf("inspect of the list:\n%s", got)
+	}
+	d.do("rmi", at+"/box:amd64")
+	if got := d.do("run", "--rm", at+"/box:all", "echo", "hello"); !strings.HasSuffix(got, "hello") {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestDistributionInspect(t *testing.T) {
+	d := newDaemon(t)
+	at := ourRegistry(t, d)
+	d.do("tag", "busybox", at+"/box:1")
+	digest := regexp.MustCompile(`sha256:[0-9a-f]{64}`).FindString(d.do("push", at+"/box:1"))
+	status, _, body := d.request("GET", "/distribution/"+at+"/box:1/json", "")
+	for _, want := range []string{`"digest":"` + digest + `"`, `"mediaType":"application/vnd.oci.image.manifest.v1+json"`, `"architecture":"amd64"`, `"os":"linux"`} {
+		if status != 200 || !strings.Contains(body, want) {
+			t.Errorf("%d %s: no %s", status, body, want)
+		}
+	}
+	if status, _, body = d.request("GET", "/distribution/"+at+"/none:1/json", ""); status != 404 || !strings.Contains(body, "manifest unknown") {
+		t.Errorf("what is not there: %d %s", status, body)
+	}
+}
+
+func TestSearch(t *testing.T) {
+	d := newDaemon(t)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/search" {
+			return
+		}
+		if r.URL.Query().Get("q") != "box" || r.URL.Query().Get("n") != "5" {
+			t.Errorf("asked for %s", r.URL)
+		}
+		_, _ = w.Write([]byte(`{"results":[{"name":"busybox","description":"small","star_count":7,"is_official":true},{"name":"ann/box","star_count":1}]}`))
+	}))
+	defer web.Close()
+	at := strings.TrimPrefix(web.URL, "http://")
+	if got := d.do("search", "--limit", "5", "--format", "{{.Name}} {{.StarCount}} {{.IsOfficial}}", at+"/box"); got != "busybox 7 [OK]\nann/box 1" {
+		t.Errorf("got %q", got)
+	}
+	if got := d.do("search", "--limit", "5", "--filter", "is-official=true", "--format", "{{.Name}}", at+"/box"); got != "busybox" {
+		t.Errorf("filtered: %q", got)
+	}
+}
+
+func TestCredentialHelperOfTheClient(t *testing.T) {
+	d := newDaemon(t)
+	far := farRegistry(t, farUsers)
+	bin := t.TempDir()
+	script := "#!/bin/sh\n[ \"$1\" = get ] && echo '{\"ServerURL\":\"" + far + "\",\"Username\":\"ann\",\"Secret\":\"secret\"}'\n"
+	if err := os.WriteFile(filepath.Join(bin, "docker-credential-test"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(d.config, "config.json"), []byte(`{"credHelpers":{"`+far+`":"test"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	d.do("tag", "busybox", far+"/box:1")
+	d.do("push", far+"/box:1")
+	d.do("rmi", far+"/box:1")
+	d.do("pull", far+"/box:1")
 }
