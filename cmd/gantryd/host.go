@@ -146,7 +146,7 @@ func (s *server) openHost() (h *host, err error) {
 	if h.budget, err = s.openBudget(h, logger("budget")); err != nil {
 		return h, err
 	}
-	if h.served, err = s.openRegistry(h.images, logger("registry")); err != nil {
+	if h.served, err = s.openRegistry(h.images, h.registry, logger("registry")); err != nil {
 		return h, err
 	}
 	h.api = dockerapi.New(dockerapi.Config{

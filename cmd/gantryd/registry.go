@@ -54,8 +54,11 @@ func (s *server) openRegistryClient(images *image.Store, log *slog.Logger) (*reg
 
 // openRegistry opens the registry that is served. It is opened even where it
 // does not listen: the image store has to know what it keeps.
-func (s *server) openRegistry(images *image.Store, log *slog.Logger) (*registryserver.Server, error) {
+func (s *server) openRegistry(images *image.Store, client *registry.Client, log *slog.Logger) (*registryserver.Server, error) {
 	cfg := registryserver.Config{Dir: filepath.Join(s.cfg.DataDir, "registry"), Images: images, Logger: log}
+	if len(s.cfg.RegistryPullThrough) > 0 {
+		cfg.Upstream, cfg.PullThrough = client, s.cfg.RegistryPullThrough
+	}
 	if s.cfg.RegistryUsers != "" {
 		users, err := registryserver.ReadUsers(s.cfg.RegistryUsers)
 		if err != nil {

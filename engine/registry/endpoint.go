@@ -21,6 +21,7 @@ type repository struct {
 	base   *url.URL // without /v2/
 	http   *http.Client
 	auth   *authorizer
+	domain string // of the registry that the name says
 	mirror bool
 	warned *warnings // nil: nobody wants to know
 }
@@ -35,7 +36,7 @@ func (c *Client) repositories(ctx context.Context, name reference.Named, creds C
 			c.log.Warn("registry mirror is left out", "mirror", m.Host, "err", err)
 			continue
 		}
-		list = append(list, &repository{client: c, name: reference.Path(name), base: m, http: h, auth: &authorizer{client: c}, mirror: true})
+		list = append(list, &repository{client: c, name: reference.Path(name), base: m, http: h, auth: &authorizer{client: c}, domain: reference.Domain(name), mirror: true})
 	}
 	own, err := c.repository(ctx, name, creds)
 	if err != nil && len(list) == 0 {
@@ -53,7 +54,7 @@ func (c *Client) repository(ctx context.Context, name reference.Named, creds Cre
 	if err != nil {
 		return nil, err
 	}
-	return &repository{client: c, name: reference.Path(name), base: base, http: h, auth: &authorizer{client: c, creds: creds}}, nil
+	return &repository{client: c, name: reference.Path(name), base: base, http: h, auth: &authorizer{client: c, creds: creds}, domain: reference.Domain(name)}, nil
 }
 
 // registry returns the address of the registry that is called host, and what
@@ -93,7 +94,12 @@ func (c *Client) answers(ctx context.Context, h *http.Client, base *url.URL) err
 
 // url returns the address of something in the repository.
 func (r *repository) url(kind, what string) *url.URL {
-	return r.base.JoinPath("v2", r.name, kind, what)
+	u := r.base.JoinPath("v2", r.name, kind, what)
+	if r.mirror {
+		// As containerd says whose repository is meant; others ignore it.
+		u.RawQuery = url.Values{"ns": {r.domain}}.Encode()
+	}
+	return u
 }
 
 // scope is what a token must allow.

@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -133,7 +132,9 @@ func (r *repository) signaturesIn(ctx context.Context, what string) (list []sign
 // Referrers API").
 func (r *repository) referrers(ctx context.Context, d digest.Digest) ([]ocispec.Descriptor, error) {
 	at := r.url("referrers", d.String())
-	at.RawQuery = url.Values{"artifactType": {signatureArtifact}}.Encode()
+	q := at.Query()
+	q.Set("artifactType", signatureArtifact)
+	at.RawQuery = q.Encode()
 	var all []ocispec.Descriptor
 	for range maxPages {
 		resp, err := r.do(ctx, request{method: http.MethodGet, url: at, scopes: []string{r.scope("pull")}})

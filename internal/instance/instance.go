@@ -45,6 +45,8 @@ type Config struct {
 	RegistryTLSCert string `json:"registry-tls-cert,omitempty"` // file; required beyond loopback
 	RegistryTLSKey  string `json:"registry-tls-key,omitempty"`  // file
 
+	RegistryPullThrough []string `json:"registry-pull-through,omitempty"` // registries that it is a cache of
+
 	// Registries that are reached, for docker pull, FROM and pods alike.
 	RegistryCerts      []string `json:"registry-certs,omitempty"`    // directories with HOST[:PORT]/*.crt; default DefaultCerts
 	RegistryMirrors    []string `json:"registry-mirror,omitempty"`   // [HOST=]URL; without HOST of docker.io

@@ -35,6 +35,7 @@ func Register(set *pflag.FlagSet) *Flags {
 	set.StringSlice("disable", nil, "parts that are off: "+strings.Join(instance.Parts, ", "))
 	set.String("registry-listen", "", "address of the image registry (default "+instance.DefaultRegistry+")")
 	set.String("registry-users", "", "YAML file of the registry's users and their rights; required beyond loopback")
+	set.StringSlice("registry-pull-through", nil, "registries that the image registry is a cache of: docker.io, ghcr.io ...")
 	set.String("registry-tls-cert", "", "certificate of the registry; required beyond loopback")
 	set.String("registry-tls-key", "", "key of that certificate")
 	set.StringSlice("registry-certs", nil, "directories that hold HOST[:PORT]/*.crt, *.cert, *.key of registries (default "+strings.Join(instance.DefaultCerts, ", ")+")")
@@ -63,7 +64,7 @@ func Register(set *pflag.FlagSet) *Flags {
 var given = []string{
 	"disk-budget", "disk-floor",
 	"data-dir", "run-dir", "api-listen", "http-listen", "registry-listen", "registry-users",
-	"registry-tls-cert", "registry-tls-key", "registry-certs", "registry-mirror", "insecure-registry", "signature-policy", "disable", "icc", "bypass-input-policy", "init", "log-level", "config",
+	"registry-tls-cert", "registry-tls-key", "registry-certs", "registry-mirror", "insecure-registry", "signature-policy", "registry-pull-through", "disable", "icc", "bypass-input-policy", "init", "log-level", "config",
 	"log-driver", "log-opt",
 	"host", "tls", "tlsverify", "tlscacert", "tlscert", "tlskey",
 }
@@ -108,7 +109,7 @@ func (f *Flags) Read() (instance.Config, error) {
 		}
 	}
 	for flag, into := range map[string]*[]string{
-		"disable": &cfg.Disable, "registry-certs": &cfg.RegistryCerts,
+		"disable": &cfg.Disable, "registry-certs": &cfg.RegistryCerts, "registry-pull-through": &cfg.RegistryPullThrough,
 		"registry-mirror": &cfg.RegistryMirrors, "insecure-registry": &cfg.InsecureRegistries,
 	} {
 		if f.set.Changed(flag) {
@@ -198,7 +199,7 @@ func Arguments(cfg instance.Config) []string {
 		flag   string
 		values []string
 	}{
-		{"disable", cfg.Disable}, {"registry-certs", cfg.RegistryCerts},
+		{"disable", cfg.Disable}, {"registry-certs", cfg.RegistryCerts}, {"registry-pull-through", cfg.RegistryPullThrough},
 		{"registry-mirror", cfg.RegistryMirrors}, {"insecure-registry", cfg.InsecureRegistries},
 	} {
 		if len(list.values) > 0 {

@@ -20,19 +20,26 @@ func (c *call) getBlob() error {
 	}
 	body, err := c.openBlob(d)
 	if errors.Is(err, problem.NotFound) {
+		if done, err := c.throughBlob(d); done {
+			return err
+		}
 		return unknownBlob(c.what)
 	}
 	if err != nil {
 		return err
 	}
 	defer body.Close()
+	c.blobHeader(d)
+	http.ServeContent(c.w, c.r, "", time.Time{}, body)
+	return nil
+}
+
+func (c *call) blobHeader(d digest.Digest) {
 	h := c.w.Header()
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Docker-Content-Digest", d.String())
 	h.Set("Etag", `"`+d.String()+`"`)
 	h.Set("Cache-Control", "max-age=31536000")
-	http.ServeContent(c.w, c.r, "", time.Time{}, body)
-	return nil
 }
 
 // content is a blob being read.

@@ -34,6 +34,9 @@ type host struct {
 	server *Server
 	http   *httptest.Server
 	user   string // NAME:PASSWORD; empty: none
+
+	upstream Upstream // from the next open on
+	through  []string
 }
 
 func newHost(t testing.TB, users *Users) *host {
@@ -51,7 +54,7 @@ func (h *host) open(users *Users) {
 	if h.images, err = image.Open(image.Config{Dir: filepath.Join(h.dir, "image")}); err != nil {
 		h.t.Fatal(err)
 	}
-	if h.server, err = Open(Config{Dir: filepath.Join(h.dir, "registry"), Images: h.images, Users: users}); err != nil {
+	if h.server, err = Open(Config{Dir: filepath.Join(h.dir, "registry"), Images: h.images, Users: users, Upstream: h.upstream, PullThrough: h.through}); err != nil {
 		h.t.Fatal(err)
 	}
 	h.http = httptest.NewServer(h.server)

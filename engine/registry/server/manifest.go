@@ -83,13 +83,21 @@ func (d document) referrer(m image.Manifest) *referrer {
 	}}
 }
 
-// findManifest finds what a reference means: what was pushed, or the engine's.
+// findManifest finds what a reference means: what was pushed, what another
+// registry has, or the engine's.
 func (c *call) findManifest() (image.Manifest, error) {
 	ref, err := parseReference(c.what)
 	if err != nil {
 		return image.Manifest{}, err
 	}
-	m, err := c.store.manifest(c.repo, ref)
+	find := c.store.manifest
+	if c.upstreamName() != nil {
+		find = c.store.ownManifest
+	}
+	m, err := find(c.repo, ref)
+	if errors.Is(err, problem.NotFound) {
+		m, err = c.throughManifest(ref)
+	}
 	if errors.Is(err, problem.NotFound) {
 		m, err = c.engineManifest(ref)
 	}
@@ -124,6 +132,9 @@ func (c *call) getManifest() error {
 
 // putManifest stores a manifest (spec, "Pushing Manifests").
 func (c *call) putManifest() error {
+	if err := c.refuseThrough(); err != nil {
+		return err
+	}
 	ref, err := parseReference(c.what)
 	if err != nil {
 		return err
@@ -153,6 +164,9 @@ func (c *call) putManifest() error {
 		return invalidManifest(fmt.Sprintf("its media type is %q, the header says %q", doc.MediaType, m.MediaType))
 	}
 	if err := c.checkBlobs(doc); err != nil {
+		return err
+	}
+	if err := c.store.forgetThrough(c.repo, m.Digest); err != nil {
 		return err
 	}
 	if err := c.store.putManifest(c.repo, ref.tag, m, doc.referrer(m)); err != nil {

@@ -10,7 +10,11 @@
 //
 // In the directory Config.Dir:
 //
-//	meta.db    bbolt: manifests, tags, referrers, and which repository has which blob
+//	meta.db    bbolt: manifests, tags, referrers, which repository has which blob, what came from elsewhere
+//
+// A repository of a registry in Config.PullThrough is a cache of the one there:
+// what a tag means is asked there each time, and what came before is served
+// while nobody answers there.
 //
 // The blobs themselves are the image store's, under a lease of this package for
 // as long as a repository has them. Uploads that were not finished are lost when
@@ -37,6 +41,9 @@ type Config struct {
 	Images *image.Store // required
 	Users  *Users       // nil: everybody may do everything
 	Logger *slog.Logger // nil discards
+
+	Upstream    Upstream // nil: no pull-through cache
+	PullThrough []string // the registries ("docker.io") that it is for
 }
 
 // Server is a registry. It is an http.Handler.
@@ -179,6 +186,7 @@ func (c *call) serve() error {
 	case !validName(repo):
 		return &refusal{status: http.StatusBadRequest, code: codeNameInvalid, message: "invalid repository name", detail: repo}
 	}
+	repo = c.spaced(repo)
 	if err := c.authorize(repo, found.does); err != nil {
 		return err
 	}

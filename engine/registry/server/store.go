@@ -30,7 +30,7 @@ var (
 	tagsBucket      = []byte("tags")      // repository, tag -> digest
 	blobsBucket     = []byte("blobs")     // repository, digest -> when it came, in seconds
 	referrersBucket = []byte("referrers") // repository, subject, digest -> descriptor
-	allBuckets      = [][]byte{manifestsBucket, tagsBucket, blobsBucket, referrersBucket}
+	allBuckets      = [][]byte{manifestsBucket, tagsBucket, blobsBucket, referrersBucket, throughBucket}
 )
 
 // lease is the owner of the blobs that repositories have.

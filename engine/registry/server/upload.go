@@ -133,6 +133,9 @@ func (u *uploads) closeAll() error { return u.expire(time.Now().Add(time.Hour)) 
 // beginUpload opens an upload; or takes a whole blob; or takes a blob from
 // another repository (spec, "Pushing blobs", "Mounting a blob").
 func (c *call) beginUpload() error {
+	if err := c.refuseThrough(); err != nil {
+		return err
+	}
 	q := c.r.URL.Query()
 	if text := q.Get("mount"); text != "" {
 		d, err := digestOf(text)
