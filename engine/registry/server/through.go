@@ -74,11 +74,15 @@ func (c *call) refuseThrough() error {
 }
 
 // throughManifest finds a manifest upstream, or, where upstream does not answer,
-// in what came from there before. What was pushed here is no concern of it.
+// in what came from there before. What was pushed here, and what the engine made
+// under that name, is no concern of it.
 func (c *call) throughManifest(want reference) (image.Manifest, error) {
 	name := c.upstreamName()
 	if name == nil {
 		return image.Manifest{}, problem.New(problem.NotFound, "%s is not fetched from elsewhere", c.repo)
+	}
+	if m, ok, err := c.madeHere(name, want); ok || err != nil {
+		return m, err
 	}
 	kept, kerr := c.store.manifest(c.repo, want)
 	if kerr != nil && !errors.Is(kerr, problem.NotFound) {
@@ -110,9 +114,33 @@ func (c *call) throughManifest(want reference) (image.Manifest, error) {
 	}
 	if !errors.Is(err, problem.NotFound) {
 		c.log.Warn("a registry does not answer", "image", name.String(), "err", err)
+		if m, err := c.engineManifest(want); !errors.Is(err, problem.NotFound) {
+			return m, err
+		}
 		return kept, &refusal{status: http.StatusBadGateway, code: codeUnsupported, message: "the registry " + ref.Domain(name) + " does not answer"}
 	}
 	return kept, err
+}
+
+// madeHere finds a manifest of the engine that no registry need be asked about:
+// by its digest, or by the tag of an image that never was in that repository.
+func (c *call) madeHere(name ref.Named, want reference) (m image.Manifest, ok bool, err error) {
+	_, tags, err := c.engineImages()
+	if err != nil {
+		return m, false, err
+	}
+	local := want.tag == ""
+	for _, t := range tags {
+		local = local || t.tag == want.tag && !slices.Contains(reposOf(t.img.RepoDigests), name.Name())
+	}
+	if !local {
+		return m, false, nil
+	}
+	m, err = c.engineManifest(want)
+	if errors.Is(err, problem.NotFound) {
+		return m, false, nil
+	}
+	return m, err == nil, err
 }
 
 // keepManifest keeps what came from upstream, and drops what nobody has asked

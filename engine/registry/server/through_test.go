@@ -106,6 +106,24 @@ func (o one) FetchBlob(_ context.Context, name ref.Named, _ digest.Digest) (io.R
 	return nil, 0, problem.New(problem.NotFound, "%s has no blobs", name)
 }
 
+func TestPullThroughLeavesTheEnginesImages(t *testing.T) {
+	up, h, ns := newCache(t)
+	up.push("team/web", "1", "content", nil)
+	h.built(strings.TrimPrefix(ns, "?ns=")+"/team/web:1", "made here")
+	before := h.want(200, "GET", "/v2/team/web/manifests/1"+ns, "").header.Get("Docker-Content-Digest")
+	if theirs := up.want(200, "GET", "/v2/team/web/manifests/1", "").header.Get("Docker-Content-Digest"); before == theirs {
+		t.Errorf("what was built here is taken from elsewhere: %s", before)
+	}
+	h.upstream = down{}
+	h.close()
+	h.open(nil)
+	for _, what := range []string{"1", before} {
+		if got := h.want(200, "GET", "/v2/team/web/manifests/"+what+ns, "").header.Get("Docker-Content-Digest"); got != before {
+			t.Errorf("while nobody answers: %s", got)
+		}
+	}
+}
+
 func TestPullThroughServesWhatWasWhileNobodyAnswers(t *testing.T) {
 	up, h, ns := newCache(t)
 	up.push("team/web", "1", "content", nil)
