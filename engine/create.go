@@ -172,6 +172,9 @@ func applyDefaults(h *dcontainer.HostConfig) (warnings []string) {
 	if h.ShmSize == 0 {
 		h.ShmSize = defaultShmBytes
 	}
+	if h.PidsLimit != nil && *h.PidsLimit <= 0 {
+		h.PidsLimit = nil // how clients say: none
+	}
 	noLabels(h)
 	if h.LogConfig.Config == nil {
 		h.LogConfig.Config = map[string]string{}

@@ -476,6 +476,38 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
+func TestPsArguments(t *testing.T) {
+	for args, want := range map[string]string{
+		"":                  "uname pid ppid c stime tty time cmd",
+		"-ef":               "uname pid ppid c stime tty time cmd",
+		"aux":               "user pid %cpu %mem vsz rss tty stat start bsdtime command",
+		"-auxww":            "user pid %cpu %mem vsz rss tty stat start bsdtime command",
+		"ax -o pid,pcpu,tt": "pid %cpu tty",
+		"-eopid,args":       "pid args",
+	} {
+		got, err := parsePsArgs([]string{args})
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("ps %s: %q, %v, want %q", args, got, err, want)
+		}
+	}
+	for args, want := range map[string]string{
+		"-o args": "Couldn't find PID field in ps output", "-": "is not supported", "--forest": "is not supported", "-o pid,magic": `ps field "magic"`,
+	} {
+		if _, err := parsePsArgs([]string{args}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("ps %s: %v, want %q", args, err, want)
+		}
+	}
+	p := process{pid: 7, group: 7, session: 7, foreground: 7, threads: 2, nice: 1, state: "S", rss: 100, memory: 1000, cpu: 65 * time.Second}
+	if got := columns["stat"].value(p) + " " + columns["%mem"].value(p) + " " + columns["bsdtime"].value(p); got != "SNsl+ 10.0 1:05" {
+		t.Errorf("columns: %q", got)
+	}
+	for d, want := range map[time.Duration]string{65 * time.Second: "01:05", 3700 * time.Second: "01:01:40", 90061 * time.Second: "1-01:01:01"} {
+		if got := elapsed(d); got != want {
+			t.Errorf("elapsed %s: %q, want %q", d, got, want)
+		}
+	}
+}
+
 func FuzzParseBind(f *testing.F) {
 	for _, seed := range []string{"/a:/b:ro", "v:/b:nocopy,z", "/b", "a:b:c:d", ":/x"} {
 		f.Add(seed)

@@ -143,6 +143,7 @@ func (e *Engine) newExec(r *record, req dcontainer.ExecCreateRequest) (*exec, er
 		User: in.account.User, NoNewPrivileges: opts.noNewPrivileges,
 		Capabilities: capabilitySets(caps, in.account.User.UID == 0), Rlimits: rlimits(host.Ulimits),
 	}
+	x.process.User.Umask = host.Umask
 	if req.WorkingDir != "" {
 		x.process.Cwd = req.WorkingDir
 	}

@@ -17,7 +17,7 @@ import (
 
 // listFilters are the filters that List knows.
 var listFilters = []string{
-	"ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name",
+	"ancestor", "annotation", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name",
 	"network", "publish", "since", "status", "volume",
 }
 
@@ -77,7 +77,7 @@ func (e *Engine) listFilter(ctx context.Context, f Filters) (func(*record, *conf
 	return func(r *record, cfg *config, st state) bool {
 		return f.any("id", func(want string) bool { return strings.HasPrefix(cfg.ID, want) }) &&
 			f.any("name", func(want string) bool { return matchesName(cfg.Name, want) }) &&
-			f.Labels("label", cfg.Config.Labels) &&
+			f.Labels("label", cfg.Config.Labels) && f.Labels("annotation", cfg.HostConfig.Annotations) &&
 			f.exact("status", string(st.Status)) &&
 			(len(f["exited"]) == 0 || st.Status == dcontainer.StateExited && f.exact("exited", strconv.Itoa(st.ExitCode))) &&
 			f.exact("health", string(r.healthStatus())) &&

@@ -48,10 +48,11 @@ func mergeImage(cfg *dcontainer.Config, image *dockerspec.DockerOCIImageConfig) 
 	if err := mergePorts(&merged, image.ExposedPorts); err != nil {
 		return nil, err
 	}
-	if len(image.Volumes) > 0 {
-		volumes := maps.Clone(image.Volumes)
-		maps.Copy(volumes, cfg.Volumes)
-		merged.Volumes = volumes
+	if len(cfg.Volumes) == 0 {
+		merged.Volumes = maps.Clone(image.Volumes)
+	} else if len(image.Volumes) > 0 {
+		merged.Volumes = maps.Clone(image.Volumes)
+		maps.Copy(merged.Volumes, cfg.Volumes)
 	}
 	merged.Healthcheck = mergeHealth(cfg.Healthcheck, image.Healthcheck)
 	return &merged, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	dcontainer "github.com/moby/moby/api/types/container"
@@ -324,7 +325,11 @@ type startFailure struct {
 }
 
 func (f *startFailure) Error() string {
-	return fmt.Sprintf("failed to create task for container: failed to create shim task: OCI runtime create failed: %v: unknown", f.err)
+	text := f.err.Error()
+	if !strings.HasPrefix(text, "OCI runtime create failed: ") { // the words for a program that cannot run have it
+		text = "OCI runtime create failed: " + text + ": unknown"
+	}
+	return "failed to create task for container: failed to create shim task: " + text
 }
 
 // Unwrap hides the runtime's kind: that the container has no such program does

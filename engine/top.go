@@ -16,67 +16,19 @@ import (
 
 // process is what /proc says about one process.
 type process struct {
-	pid, ppid    int
-	user         string
-	uid          int
-	tty          string
-	started      time.Time
-	cpu          time.Duration
-	state        string
-	name, args   string
-	rss, virtual uint64 // KiB
-}
-
-// columns are the fields that a process table can have, by ps's names.
-var columns = map[string]struct {
-	title string
-	value func(process) string
-}{
-	"pid":   {"PID", func(p process) string { return strconv.Itoa(p.pid) }},
-	"ppid":  {"PPID", func(p process) string { return strconv.Itoa(p.ppid) }},
-	"user":  {"USER", func(p process) string { return p.user }},
-	"uid":   {"UID", func(p process) string { return strconv.Itoa(p.uid) }},
-	"uname": {"UID", func(p process) string { return p.user }},
-	"c":     {"C", func(p process) string { return strconv.Itoa(p.cpuPercent()) }},
-	"stime": {"STIME", func(p process) string { return p.startTime() }},
-	"tty":   {"TTY", func(p process) string { return p.tty }},
-	"time":  {"TIME", func(p process) string { return clock(p.cpu) }},
-	"stat":  {"STAT", func(p process) string { return p.state }},
-	"rss":   {"RSS", func(p process) string { return strconv.FormatUint(p.rss, 10) }},
-	"vsz":   {"VSZ", func(p process) string { return strconv.FormatUint(p.virtual, 10) }},
-	"comm":  {"COMMAND", func(p process) string { return p.name }},
-	"args":  {"COMMAND", func(p process) string { return p.args }},
-	"cmd":   {"CMD", func(p process) string { return p.args }},
-}
-
-// psFormat is the default: that of "ps -ef".
-var psFormat = []string{"uname", "pid", "ppid", "c", "stime", "tty", "time", "cmd"}
-
-// parsePsArgs returns the columns that ps's arguments choose.
-func parsePsArgs(args []string) ([]string, error) {
-	format := psFormat
-	words := strings.Fields(strings.Join(args, " "))
-	for i := 0; i < len(words); i++ {
-		var list string
-		switch word := words[i]; {
-		case word == "-ef" || word == "-e" || word == "-A" || word == "-f":
-			continue
-		case (word == "-o" || word == "-eo" || word == "o") && i+1 < len(words):
-			i++
-			list = words[i]
-		case strings.HasPrefix(word, "-o") || strings.HasPrefix(word, "-eo"):
-			list = strings.TrimPrefix(strings.TrimPrefix(word, "-eo"), "-o")
-		default:
-			return nil, unsupported(fmt.Sprintf("ps argument %q", word))
-		}
-		format = strings.Split(list, ",")
-	}
-	for _, name := range format {
-		if _, known := columns[name]; !known {
-			return nil, unsupported(fmt.Sprintf("ps field %q", name))
-		}
-	}
-	return format, nil
+	pid, ppid      int
+	group, session int
+	foreground     int // process group of its terminal
+	threads, nice  int
+	user           string
+	uid            int
+	tty            string
+	started        time.Time
+	cpu            time.Duration
+	state          string
+	name, args     string
+	rss, virtual   uint64 // KiB
+	memory         uint64 // of the host, KiB
 }
 
 func processTable(pids []int, args []string) (dcontainer.TopResponse, error) {
@@ -89,6 +41,10 @@ func processTable(pids []int, args []string) (dcontainer.TopResponse, error) {
 		table.Titles = append(table.Titles, columns[name].title)
 	}
 	names := userNames()
+	memory, err := HostMemory()
+	if err != nil {
+		return table, err
+	}
 	for _, pid := range pids {
 		p, err := readProcess(pid)
 		if errors.Is(err, fs.ErrNotExist) || isGone(err) {
@@ -97,7 +53,7 @@ func processTable(pids []int, args []string) (dcontainer.TopResponse, error) {
 		if err != nil {
 			return table, err
 		}
-		p.user = names[p.uid]
+		p.user, p.memory = names[p.uid], memory>>10
 		if p.user == "" {
 			p.user = strconv.Itoa(p.uid)
 		}
@@ -166,12 +122,18 @@ func parseStat(stat, uptime string, now time.Time) (process, error) {
 	number := func(i int) uint64 {
 		n, err := strconv.ParseUint(fields[i], 10, 64)
 		if err != nil {
-			return 0 // the fields read here are never negative
+			return 0 // the fields read by it are never negative
 		}
 		return n
 	}
 	const tick = time.Second / 100
-	p := process{name: stat[open+1 : shut], state: fields[0], ppid: int(number(1)), tty: ttyName(number(4))}
+	p := process{
+		name: stat[open+1 : shut], state: fields[0], ppid: int(number(1)), group: int(number(2)), session: int(number(3)),
+		tty: ttyName(number(4)), threads: int(number(17)),
+	}
+	// -1 without a terminal; and a priority may be negative.
+	p.foreground, _ = strconv.Atoi(fields[5])
+	p.nice, _ = strconv.Atoi(fields[16])
 	p.cpu = time.Duration(number(11)+number(12)) * tick
 	p.virtual, p.rss = number(20)>>10, number(21)*4
 	seconds, err := strconv.ParseFloat(strings.Fields(uptime + " 0")[0], 64)
@@ -190,24 +152,4 @@ func ttyName(device uint64) string {
 		return fmt.Sprintf("pts/%d", (major-136)<<8+minor)
 	}
 	return "?"
-}
-
-func (p process) cpuPercent() int {
-	age := time.Since(p.started)
-	if age <= 0 {
-		return 0
-	}
-	return min(int(100*p.cpu/age), 99)
-}
-
-func (p process) startTime() string {
-	if time.Since(p.started) < 24*time.Hour {
-		return p.started.Format("15:04")
-	}
-	return p.started.Format("Jan02")
-}
-
-func clock(d time.Duration) string {
-	s := int(d.Seconds())
-	return fmt.Sprintf("%02d:%02d:%02d", s/3600, s/60%60, s%60)
 }

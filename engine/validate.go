@@ -27,9 +27,6 @@ var validHostname = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z
 
 // validateConfig refuses what is wrong in the portable half of a request.
 func validateConfig(c *dcontainer.Config) error {
-	if c.Hostname != "" && !validHostname.MatchString(c.Hostname) {
-		return invalid("invalid hostname format: %s", c.Hostname)
-	}
 	for _, env := range c.Env {
 		if name, _, _ := strings.Cut(env, "="); name == "" {
 			return invalid("invalid environment variable: %s", env)

@@ -64,7 +64,8 @@ func TestErrorsOfRun(t *testing.T) {
 		code int
 		text string
 	}{
-		"no such program":       {[]string{"run", "--rm", "busybox", "nosuchprogram"}, 127, "executable file not found in $PATH"},
+		"no such program": {[]string{"run", "--rm", "busybox", "nosuchprogram"}, 127,
+			`failed to create shim task: OCI runtime create failed: unable to start container process: exec: "nosuchprogram": executable file not found in $PATH: unknown` + "\n"},
 		"not executable":        {[]string{"run", "--rm", "busybox", "/etc/passwd"}, 126, "permission denied"},
 		"no such image":         {[]string{"run", "--rm", "127.0.0.1:1/missing:image"}, 125, "connection refused"},
 		"an unsupported option": {[]string{"run", "--rm", "--storage-opt", "size=1g", "busybox", "true"}, 125, "--storage-opt is supported only for overlay over xfs"},

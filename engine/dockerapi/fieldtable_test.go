@@ -12,7 +12,7 @@ var fieldScenes = []fieldScene{
 			"Sysctls": {"net.ipv4.ip_default_ttl": "33"}, "ShmSize": 1048576, "Tmpfs": {"/t": "size=1m"}, "Umask": 63,
 			"Devices": [{"PathOnHost": "/dev/null", "PathInContainer": "/dev/mine", "CgroupPermissions": "r"}],
 			"DeviceCgroupRules": ["c 10:200 rw"], "Ulimits": [{"Name": "nofile", "Soft": 512, "Hard": 1024}],
-			"Runtime": "gantry", "Isolation": "default", "VolumeDriver": "local",
+			"Runtime": "gantry", "Isolation": "default", "VolumeDriver": "local", "Annotations": {"note": "mine"}, "PidsLimit": -1,
 			"Mounts": [{"Type": "bind", "Source": "{dir}/made", "Target": "/made", "BindOptions": {"CreateMountpoint": true}}]
 		}}`, []fieldProbe{
 		{"Config.Image Config.Entrypoint Config.Cmd", `tr '\0' ' ' </proc/1/cmdline; test -e /bin/busybox && echo box`, `sleep 600 box`},
@@ -35,10 +35,11 @@ var fieldScenes = []fieldScene{
 		{"HostConfig.Sysctls", `cat /proc/sys/net/ipv4/ip_default_ttl`, `33`},
 		{"HostConfig.ShmSize", `df -k /dev/shm | awk 'NR==2{print $2}'`, `1024`},
 		{"HostConfig.Tmpfs", `df -k /t | awk 'NR==2{print $2}'`, `1024`},
-		{"HostConfig.Umask", `grep Umask /proc/1/status`, `Umask:\t0077`},
+		{"HostConfig.Umask", `grep Umask /proc/1/status; umask`, `Umask:\t0077\n0077`},
 		{"HostConfig.Devices.PathOnHost HostConfig.Devices.PathInContainer", `stat -c %t:%T /dev/mine`, `1:3`},
 		{"HostConfig.DeviceCgroupRules", `mknod /tun c 10 200; cat /tun 2>&1 | grep -c permitted`, `0`},
 		{"HostConfig.Ulimits", `grep 'open files' /proc/1/limits`, `Max open files +512 +1024 +files`},
+		{"HostConfig.PidsLimit", `docker inspect -f {{.HostConfig.PidsLimit}} plain`, `<nil>`},
 		{"HostConfig.Runtime HostConfig.Isolation HostConfig.VolumeDriver", `docker inspect -f {{.HostConfig.Runtime}} plain`, `gantry`},
 	}},
 	{"confined", `{

@@ -75,7 +75,7 @@ func (c *call) info() error {
 		InitBinary: path.Base(container.InitPath), InitCommit: dsystem.Commit{ID: c.cfg.Version},
 		Swarm:       dswarm.Info{LocalNodeState: dswarm.LocalNodeStateInactive},
 		NGoroutines: runtime.NumGoroutine(),
-		Labels:      []string{}, LiveRestoreEnabled: true, Isolation: "default",
+		Labels:      []string{}, LiveRestoreEnabled: true,
 		SecurityOptions: []string{"name=seccomp,profile=builtin", "name=cgroupns"},
 		Plugins:         dsystem.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "macvlan", "null"}, Log: engine.LogDrivers},
 		RegistryConfig:  c.registryConfig(),

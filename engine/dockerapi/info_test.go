@@ -74,3 +74,22 @@ func TestCopyOfAStream(t *testing.T) {
 		t.Errorf("between containers: %+v", got)
 	}
 }
+
+func TestTopAndAnnotations(t *testing.T) {
+	d := newDaemon(t)
+	d.do("run", "-d", "--name", "noted", "--annotation", "a=b", "--hostname", "odd!name", "busybox", "sleep", "600")
+	for filter, want := range map[string]bool{"a": true, "a=b": true, "a=c": false, "b": false} {
+		status, _, body := d.request("GET", `/containers/json?filters={"annotation":["`+filter+`"]}`, "")
+		if status != 200 || strings.Contains(body, `"/noted"`) != want {
+			t.Errorf("annotation %s: %d %s", filter, status, body)
+		}
+	}
+	if out := d.do("exec", "noted", "hostname"); out != "odd!name" {
+		t.Errorf("host name %q", out)
+	}
+	rows := strings.Split(d.do("top", "noted", "aux"), "\n")
+	if len(rows) != 2 || !regexp.MustCompile(`^USER +PID +%CPU +%MEM +VSZ +RSS +TTY +STAT +START +TIME +COMMAND$`).MatchString(strings.TrimSpace(rows[0])) ||
+		!regexp.MustCompile(`^root +[0-9]+ +[0-9.]+ +[0-9.]+ +[0-9]+ +[0-9]+ +\? +S.* +[0-9:]+ +0:00 +sleep 600$`).MatchString(strings.TrimSpace(rows[1])) {
+		t.Errorf("top: %q", rows)
+	}
+}
