@@ -107,21 +107,21 @@ func (h *Host) plug(ctx context.Context, ep *Endpoint, n Network, mac net.Hardwa
 	if n.Driver == DriverMacvlan {
 		return h.plugMacvlan(ep, n, mac, req)
 	}
-	bridge, err := h.links.LinkByName(n.Link)
+	bridge, bridgeUp, err := h.links.request.index(n.Link)
 	if err != nil {
-		return fmt.Errorf("bridge %s: %w", n.Link, err)
+		return err
 	}
 	inside, err := h.enter(ep.Namespace)
 	if err != nil {
 		return err
 	}
 	defer inside.close()
-	err = h.links.addPair(pair{host: ep.HostLink, inside: ep.Interface, bridge: bridge.Attrs().Index,
-		namespace: int(inside.file.Fd()), mtu: n.MTU, mac: mac})
+	err = h.links.addPair(pair{host: ep.HostLink, inside: ep.Interface, bridge: bridge,
+		namespace: inside.space, mtu: n.MTU, mac: mac})
 	if err != nil {
 		return err
 	}
-	if err := h.finish(ctx, ep, n, inside, req, bridge.Attrs().OperState == netlink.OperUp); err != nil {
+	if err := h.finish(ctx, ep, n, inside, req, bridgeUp); err != nil {
 		return errors.Join(err, h.links.remove(ep.HostLink))
 	}
 	return nil
@@ -138,7 +138,10 @@ func (h *Host) finish(ctx context.Context, ep *Endpoint, n Network, inside *hand
 	}
 	if err == nil && ep.Address6.IsValid() {
 		// IPv6 begins when the inner end, too, is known to be up; asking waits for it.
-		_, err = inside.LinkByName(ep.Interface)
+		err = inside.links(func(all *netlink.Handle) error {
+			_, err := all.LinkByName(ep.Interface)
+			return err
+		})
 	}
 	if err == nil && n.Name == Pods {
 		err = h.links.hairpin(link) // a pod that is an endpoint of a Service it uses
@@ -155,7 +158,7 @@ func (h *Host) plugMacvlan(ep *Endpoint, n Network, mac net.HardwareAddr, req At
 		return err
 	}
 	defer inside.close()
-	if err := h.links.addMacvlan(ep, n, int(inside.file.Fd()), mac); err != nil {
+	if err := h.links.addMacvlan(ep, n, inside.space, mac); err != nil {
 		return err
 	}
 	if err := inside.configure(ep, false, req); err != nil {

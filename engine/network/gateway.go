@@ -28,30 +28,27 @@ func (h *Host) SetGateway(namespace string, ep *Endpoint) error {
 }
 
 func (n *handle) routeBy(ep *Endpoint) error {
-	link, err := n.LinkByName(ep.Interface)
+	index, _, err := n.index(ep.Interface)
 	if err != nil {
-		return fmt.Errorf("interface %s: %w", ep.Interface, err)
+		return err
 	}
-	return n.defaultRoute(link, ep)
+	var b batch
+	b.defaultRoutes(index, ep)
+	return n.do(&b)
 }
 
-// defaultRoute makes the one default route of each family that ep has a gateway
-// for lead through link.
-func (n *handle) defaultRoute(link netlink.Link, ep *Endpoint) error {
+// defaultRoutes makes the one default route of each family that ep has a gateway
+// for lead through an interface.
+func (b *batch) defaultRoutes(index int, ep *Endpoint) {
 	for _, gateway := range []netip.Addr{ep.Gateway, ep.Gateway6} {
-		if !gateway.IsValid() {
-			continue
-		}
-		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(everywhere(gateway)), Gw: gateway.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}
-		if err := n.RouteReplace(route); err != nil {
-			return fmt.Errorf("default route by %s: %w", gateway, err)
+		if gateway.IsValid() {
+			b.defaultRoute(index, gateway)
 		}
 	}
-	return nil
 }
 
 func (n *handle) dropDefaultRoute(a netip.Addr) error {
-	err := n.RouteDel(&netlink.Route{Dst: ipNet(everywhere(a))})
+	err := n.links(func(inside *netlink.Handle) error { return inside.RouteDel(&netlink.Route{Dst: ipNet(everywhere(a))}) })
 	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove the default route: %w", err)
 	}

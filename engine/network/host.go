@@ -15,6 +15,7 @@ import (
 	"gantry/internal/nft"
 	"gantry/internal/problem"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +35,7 @@ type Host struct {
 	links         *links
 	table, table6 *nft.Conn
 	names         *names.Server
+	routes        *nl.NetlinkSocket // changes of the host's routes
 	detour        detour
 	said          map[string]bool // collisions with the host's routes that were logged; by watchRoutes afterwards
 
@@ -98,6 +100,9 @@ func (h *Host) restore(ctx context.Context, live Live) error {
 	if h.links, err = openLinks(); err != nil {
 		return err
 	}
+	if h.routes, err = openRoutes(); err != nil {
+		return err
+	}
 	if h.table, err = nft.Open(nft.IPv4, h.cfg.Instance.Table()); err != nil {
 		return err
 	}
@@ -151,7 +156,9 @@ func (h *Host) restore(ctx context.Context, live Live) error {
 }
 
 // begin6 is what the first network with IPv6 needs of the host.
-func (h *Host) begin6() error { return errors.Join(forwarding6On(), h.raiseDetour6()) }
+func (h *Host) begin6() error {
+	return errors.Join(forwarding6On(), h.raiseDetour6(), h.watchRoutes6())
+}
 
 // adopt takes the addresses and ports of what lives. What no longer fits is
 // logged and left: a running container is not stopped for it.

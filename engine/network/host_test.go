@@ -237,7 +237,7 @@ func (b *bed) outsider() (path string, host netip.Addr) {
 	ep := &Endpoint{Interface: "eth0", Address: netip.MustParsePrefix("203.0.113.9/24"), Gateway: up.Gateway,
 		Address6: netip.MustParsePrefix("fd99::9/64"), Gateway6: up.IPv6.Gateway}
 	link := "up" + newID()[:8]
-	err = b.links.addPair(pair{host: link, inside: "eth0", bridge: bridge.Attrs().Index, namespace: int(n.file.Fd()), mac: hardwareAddr(ep.Address.Addr())})
+	err = b.links.addPair(pair{host: link, inside: "eth0", bridge: bridge.Attrs().Index, namespace: n.space, mac: hardwareAddr(ep.Address.Addr())})
 	if err == nil {
 		err = n.configure(ep, false, AttachRequest{})
 	}

@@ -20,7 +20,7 @@ import (
 // links speaks rtnetlink in the host's namespace.
 type links struct {
 	*netlink.Handle
-	raw map[int]*nl.SocketHandle // for requests that Handle has no method for
+	request *requester
 }
 
 func openLinks() (*links, error) {
@@ -28,19 +28,17 @@ func openLinks() (*links, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
-	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	request, err := openRequester()
 	if err != nil {
 		h.Close()
-		return nil, fmt.Errorf("open rtnetlink: %w", err)
+		return nil, err
 	}
-	return &links{h, map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}, nil
+	return &links{h, request}, nil
 }
 
 func (l *links) close() {
 	l.Close()
-	for _, s := range l.raw {
-		s.Close()
-	}
+	l.request.close()
 }
 
 // dumps bounds how often a list is asked for that changes while it is read.
@@ -143,15 +141,12 @@ const vethInfoPeer = 1
 // the inner one in its namespace under its name. Doing it step by step takes
 // several round trips and waits for RCU.
 func (l *links) addPair(p pair) error {
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
-	req.Sockets = l.raw
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
-	req.AddData(msg)
-	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.host)))
-	req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(p.bridge))))
+	parts := []nl.NetlinkRequestData{msg, nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.host)),
+		nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(p.bridge)))}
 	if p.mtu > 0 {
-		req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.mtu))))
+		parts = append(parts, nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.mtu))))
 	}
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
@@ -163,11 +158,9 @@ func (l *links) addPair(p pair) error {
 	if p.mtu > 0 {
 		peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.mtu)))
 	}
-	req.AddData(info)
-	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
-		return fmt.Errorf("create interface pair %s and %s: %w", p.host, p.inside, err)
-	}
-	return nil
+	var b batch
+	b.add(fmt.Sprintf("create interface pair %s and %s", p.host, p.inside), unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, append(parts, info)...)
+	return l.request.do(&b)
 }
 
 // upTimeout bounds how long the kernel may take to notice that both ends of a

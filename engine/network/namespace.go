@@ -22,13 +22,13 @@ import (
 // handle is a network namespace in use: its descriptor and an rtnetlink socket
 // inside it, which any thread may use.
 type handle struct {
-	*netlink.Handle
-	file *os.File
+	*requester
+	space int // descriptor
 }
 
 func (n *handle) close() {
-	n.Close()
-	_ = n.file.Close()
+	n.requester.close()
+	_ = unix.Close(n.space)
 }
 
 // onOwnThread runs do on a thread that dies afterwards, so that do may leave
@@ -71,11 +71,11 @@ func (h *Host) NewNamespace(ctx context.Context, id string) (string, error) {
 
 // makeNamespace pins a fresh namespace at path, which must not exist.
 func makeNamespace(path string) (n *handle, err error) {
-	pin, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	pin, err := unix.Open(path, unix.O_CREAT|unix.O_EXCL|unix.O_RDONLY|unix.O_CLOEXEC, 0o444)
 	if err != nil {
-		return nil, err
+		return nil, &fs.PathError{Op: "create", Path: path, Err: err}
 	}
-	_ = pin.Close()
+	_ = unix.Close(pin)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, os.Remove(path))
@@ -88,8 +88,8 @@ func makeNamespace(path string) (n *handle, err error) {
 		if n, err = openHandle("/proc/thread-self/ns/net"); err != nil {
 			return err
 		}
-		if err := n.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo", Index: 1}}); err != nil {
-			return fmt.Errorf("bring up lo: %w", err)
+		if err := n.loopbackUp(); err != nil {
+			return err
 		}
 		if err := containerDefaults(); err != nil {
 			return err
@@ -110,9 +110,9 @@ func makeNamespace(path string) (n *handle, err error) {
 // is off on interfaces to come, until one gets an IPv6 address; lo keeps its ::1.
 func containerDefaults() error {
 	return errors.Join(
-		writeSysctl("ipv4/ip_unprivileged_port_start", "0"),
-		writeSysctl("ipv4/ping_group_range", "0 2147483647"),
-		ignoreMissing(writeSysctl("ipv6/conf/default/disable_ipv6", "1")),
+		writeOnce("ipv4/ip_unprivileged_port_start", "0"),
+		writeOnce("ipv4/ping_group_range", "0 2147483647"),
+		ignoreMissing(writeOnce("ipv6/conf/default/disable_ipv6", "1")),
 	)
 }
 
@@ -125,15 +125,15 @@ func ignoreMissing(err error) error {
 
 // openHandle opens the namespace at path, in which the calling thread is.
 func openHandle(path string) (*handle, error) {
-	file, err := os.Open(path)
+	space, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	socket, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	socket, err := openRequester()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open rtnetlink: %w", err), file.Close())
+		return nil, errors.Join(err, unix.Close(space))
 	}
-	return &handle{socket, file}, nil
+	return &handle{socket, space}, nil
 }
 
 // enter returns the handle that NewNamespace left, or opens one.
@@ -166,41 +166,35 @@ func (h *Host) enter(path string) (n *handle, err error) {
 // configure brings the interface up with its addresses and, unless it is
 // secondary, the default routes. A pod gets no route to its own subnet.
 func (n *handle) configure(ep *Endpoint, pod bool, req AttachRequest) error {
-	link, err := n.LinkByName(ep.Interface)
+	index, _, err := n.index(ep.Interface)
 	if err != nil {
-		return fmt.Errorf("interface %s: %w", ep.Interface, err)
+		return err
 	}
 	if err := n.setSysctls(ep, req.Sysctls); err != nil {
 		return err
 	}
-	addr := &netlink.Addr{IPNet: ipNet(ep.Address)}
+	var b batch
+	flags := uint32(0)
 	if pod {
-		addr.Flags = unix.IFA_F_NOPREFIXROUTE
+		flags = unix.IFA_F_NOPREFIXROUTE
 	}
-	addresses := []*netlink.Addr{addr}
+	b.address(index, ep.Address, flags, unix.RT_SCOPE_UNIVERSE)
 	if ep.Address6.IsValid() {
 		// There is nobody who could have it: no waiting for an answer.
-		addresses = append(addresses, &netlink.Addr{IPNet: ipNet(ep.Address6), Flags: unix.IFA_F_NODAD})
+		b.address(index, ep.Address6, unix.IFA_F_NODAD, unix.RT_SCOPE_UNIVERSE)
 	}
 	for _, a := range req.LinkLocal {
 		bits := 16
 		if a.Is6() {
 			bits = 64
 		}
-		addresses = append(addresses, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, bits)), Scope: unix.RT_SCOPE_LINK})
+		b.address(index, netip.PrefixFrom(a, bits), 0, unix.RT_SCOPE_LINK)
 	}
-	for _, a := range addresses {
-		if err := n.AddrAdd(link, a); err != nil {
-			return fmt.Errorf("add address %s: %w", a.IPNet, err)
-		}
+	b.linkUp(ep.Interface, index)
+	if !req.Secondary {
+		b.defaultRoutes(index, ep)
 	}
-	if err := n.LinkSetUp(link); err != nil {
-		return fmt.Errorf("bring up %s: %w", ep.Interface, err)
-	}
-	if req.Secondary {
-		return nil
-	}
-	return n.defaultRoute(link, ep)
+	return n.do(&b)
 }
 
 // setSysctls writes the interface's settings. IPv6 is off by default.
@@ -226,23 +220,37 @@ func (n *handle) setSysctls(ep *Endpoint, wanted map[string]string) error {
 // run runs do on a thread in the namespace.
 func (n *handle) run(do func() error) error {
 	return onOwnThread(func() error {
-		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+		if err := unix.Setns(n.space, unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("setns: %w", err)
 		}
 		return do()
 	})
 }
 
+// links runs do with all of rtnetlink in the namespace.
+func (n *handle) links(do func(*netlink.Handle) error) error {
+	return n.run(func() error {
+		inside, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open rtnetlink: %w", err)
+		}
+		defer inside.Close()
+		return do(inside)
+	})
+}
+
 // remove deletes an interface; it succeeds when there is none.
 func (n *handle) remove(name string) error {
-	link, err := n.LinkByName(name)
-	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
-		return nil
-	}
-	if err == nil {
-		err = n.LinkDel(link)
-	}
-	return err
+	return n.links(func(inside *netlink.Handle) error {
+		link, err := inside.LinkByName(name)
+		if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
+			return nil
+		}
+		if err == nil {
+			err = inside.LinkDel(link)
+		}
+		return err
+	})
 }
 
 // RemoveNamespace unpins the namespace of id; the kernel removes it and its

@@ -3,12 +3,15 @@ package network
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -75,51 +78,85 @@ const routesPause = time.Second
 // watchRoutes says when the host begins to route a network's subnet elsewhere:
 // a VPN that comes up takes what containers send, or they what is meant for it.
 func (h *Host) watchRoutes(ctx context.Context) error {
+	changes, done := make(chan struct{}, 1), make(chan error, 1)
+	stop := context.AfterFunc(ctx, h.routes.Close) // ends Receive
+	defer stop()
+	go func() { done <- receiveRoutes(ctx, h.routes, changes) }()
 	pause := time.NewTimer(routesPause)
 	defer pause.Stop()
-	for ctx.Err() == nil {
-		// What came before the subscription, or while events were lost, is looked
-		// at after the first pause.
-		if err := h.followRoutes(ctx, pause); err != nil {
-			return err
-		}
-		pause.Reset(routesPause)
-	}
-	return nil
-}
-
-// followRoutes looks at the routes whenever pause ends, which each change of
-// interest begins. It returns when ctx is done or events were lost.
-func (h *Host) followRoutes(ctx context.Context, pause *time.Timer) error {
-	ctx, cancel := context.WithCancel(ctx)
-	changes := make(chan netlink.RouteUpdate)
-	if err := netlink.RouteSubscribe(changes, ctx.Done()); err != nil {
-		cancel()
-		return fmt.Errorf("watch routes: %w", err)
-	}
-	defer func() {
-		cancel()
-		for range changes { // until the subscription has ended
-		}
-	}()
-	waiting := true
-	for {
+	for waiting := false; ; {
 		select {
-		case change, open := <-changes:
-			if !open {
-				return nil
-			}
-			if _, taking := takes(change.Route); taking && !waiting {
+		case <-changes:
+			if !waiting {
 				waiting = true
 				pause.Reset(routesPause)
 			}
 		case <-pause.C:
 			waiting = false
 			h.sayCollisions()
-		case <-ctx.Done():
-			return nil
+		case err := <-done:
+			return err
 		}
 	}
+}
+
+// receiveRoutes puts a token into changes when routes of interest came or events
+// were lost, until ctx is done and the socket closed.
+func receiveRoutes(ctx context.Context, socket *nl.NetlinkSocket, changes chan struct{}) error {
+	for {
+		messages, _, err := socket.Receive()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, unix.ENOBUFS):
+			signal(changes)
+		case err != nil:
+			return fmt.Errorf("watch routes: %w", err)
+		case slices.ContainsFunc(messages, mayTake):
+			signal(changes)
+		}
+	}
+}
+
+// mayTake tells whether a message is of a route as takes wants it, at first
+// sight: each container's interface gives the host several others.
+func mayTake(m syscall.NetlinkMessage) bool {
+	if m.Header.Type != unix.RTM_NEWROUTE || len(m.Data) < unix.SizeofRtMsg {
+		return false
+	}
+	msg := nl.DeserializeRtMsg(m.Data)
+	if msg.Dst_len <= defaultBits || msg.Type == unix.RTN_BROADCAST || msg.Type == unix.RTN_ANYCAST || msg.Type == unix.RTN_MULTICAST {
+		return false
+	}
+	attributes, err := nl.ParseRouteAttr(m.Data[unix.SizeofRtMsg:])
+	if err != nil {
+		return false
+	}
+	for _, a := range attributes {
+		if to, ok := netip.AddrFromSlice(a.Value); ok && a.Attr.Type == unix.RTA_DST {
+			return !to.IsLinkLocalUnicast() && !to.IsMulticast()
+		}
+	}
+	return false
+}
+
+// openRoutes begins to collect changes of the host's IPv4 routes.
+func openRoutes() (*nl.NetlinkSocket, error) {
+	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("watch routes: %w", err)
+	}
+	return socket, nil
+}
+
+// watchRoutes6 adds those of IPv6. Hosts without are spared them: each interface
+// that comes or goes changes several.
+func (h *Host) watchRoutes6() error {
+	err := unix.SetsockoptInt(h.routes.GetFd(), unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.RTNLGRP_IPV6_ROUTE)
+	if err != nil {
+		return fmt.Errorf("watch routes: %w", err)
+	}
+	return nil
 }
 
 // sayCollisions logs the collisions that were not logged yet.

@@ -68,6 +68,9 @@ func (h *Host) Close() error {
 	if h.names != nil {
 		h.names.Shutdown()
 	}
+	if h.routes != nil {
+		h.routes.Close()
+	}
 	var err error
 	if h.table != nil {
 		err = h.table.Close()
