@@ -25,6 +25,7 @@ type exec struct {
 	proc    *container.Exec // nil before the start
 	started bool
 	settled chan struct{} // closed when the start has succeeded or failed
+	refused error         // its user is not there: as in the reference, the start says so
 	over    bool
 	ended   time.Time
 	code    int
@@ -119,9 +120,11 @@ func (e *Engine) newExec(r *record, req dcontainer.ExecCreateRequest) (*exec, er
 	if user == "" {
 		user = cfg.Config.User
 	}
-	if in.account, err = root.lookUp(user, groups); err != nil {
-		return nil, err
+	account, refused := root.lookUp(user, groups)
+	if refused != nil && !errors.Is(refused, problem.Invalid) {
+		return nil, refused
 	}
+	in.account = account
 	host := *cfg.HostConfig
 	host.Privileged = host.Privileged || req.Privileged
 	caps, err := capabilitiesFor(&host, e.capabilities)
@@ -137,7 +140,7 @@ func (e *Engine) newExec(r *record, req dcontainer.ExecCreateRequest) (*exec, er
 	if req.Tty && !cfg.Config.Tty {
 		env = mergeEnv([]string{"TERM=xterm"}, env)
 	}
-	x := &exec{id: newID(), req: req, settled: make(chan struct{})}
+	x := &exec{id: newID(), req: req, settled: make(chan struct{}), refused: refused}
 	x.process = specs.Process{
 		Terminal: req.Tty, Args: req.Cmd, Env: mergeEnv(env, req.Env), Cwd: cfg.Config.WorkingDir,
 		User: in.account.User, NoNewPrivileges: opts.noNewPrivileges,
@@ -229,6 +232,10 @@ func (e *Engine) runExec(ctx context.Context, r *record, x *exec, s *Streams) (*
 	}
 	if twice {
 		return nil, problem.New(problem.Conflict, "exec command %s is already running", x.id)
+	}
+	if x.refused != nil {
+		r.execOver(x, codeNotExecutable)
+		return nil, x.refused
 	}
 	// A client that goes away meanwhile does not take the start back.
 	whole := context.WithoutCancel(ctx)

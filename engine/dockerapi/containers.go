@@ -34,7 +34,7 @@ func (c *call) listContainers() error {
 		return err
 	}
 	if c.version.less(1, 52) {
-		return c.answer(http.StatusOK, legacyList(list))
+		return c.answer(http.StatusOK, legacyList(c.version, list))
 	}
 	return c.answer(http.StatusOK, list)
 }

@@ -99,6 +99,9 @@ func (c *call) info() error {
 			out.ContainersStopped++
 		}
 	}
+	if c.version.less(1, 25) {
+		return c.answer(http.StatusOK, oldInfo(out))
+	}
 	return c.answer(http.StatusOK, out)
 }
 

@@ -93,3 +93,29 @@ func TestTopAndAnnotations(t *testing.T) {
 		t.Errorf("top: %q", rows)
 	}
 }
+
+// What older versions of the API have otherwise.
+func TestOlderVersions(t *testing.T) {
+	d := newDaemon(t)
+	d.do("run", "-d", "--name", "old", "--annotation", "a=b", "busybox", "sleep", "600")
+	for _, c := range []struct {
+		path       string
+		has, lacks string
+	}{
+		{"/v1.24/info", `"ExecutionDriver":"\u003cnot supported\u003e","SecurityOptions":["seccomp","cgroupns"]`, `"name=seccomp`},
+		{"/v1.25/info", `"name=seccomp,profile=builtin"`, "ExecutionDriver"},
+		{"/v1.27/networks", `"Name":"old"`, ""},
+		{"/v1.28/networks", `"Name":"bridge"`, `"Containers"`},
+		{"/v1.45/containers/json", `"/old"`, "Annotations"},
+		{"/v1.46/containers/json", `"Annotations":{"a":"b"}`, ""},
+		{"/v1.43/system/df", `"VirtualSize"`, `"Annotations"`},
+		{"/v1.44/system/df", `"LayersSize"`, "VirtualSize"},
+		{"/v1.51/system/df", `"LayersSize"`, "ImageUsage"},
+		{"/v1.52/system/df", "ImageUsage", "LayersSize"},
+	} {
+		status, _, body := d.request("GET", c.path, "")
+		if status != 200 || !strings.Contains(body, c.has) || c.lacks != "" && strings.Contains(body, c.lacks) {
+			t.Errorf("%s: %d %s; want %s, not %s", c.path, status, body, c.has, c.lacks)
+		}
+	}
+}

@@ -3,10 +3,14 @@ package dockerapi
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	dbuild "github.com/moby/moby/api/types/build"
 	dcontainer "github.com/moby/moby/api/types/container"
 	dimage "github.com/moby/moby/api/types/image"
+	dsystem "github.com/moby/moby/api/types/system"
+	dvolume "github.com/moby/moby/api/types/volume"
 )
 
 // legacySettings adds the fields that inspect had before 1.52, which repeat
@@ -102,10 +106,13 @@ type legacyPort struct {
 }
 
 // legacyList is a list of containers in the form before 1.52.
-func legacyList(list []dcontainer.Summary) []legacySummary {
+func legacyList(v version, list []dcontainer.Summary) []legacySummary {
 	out := make([]legacySummary, len(list))
 	for i, item := range list {
 		item.Health = nil
+		if v.less(1, 46) {
+			item.HostConfig.Annotations = nil
+		}
 		out[i] = legacySummary{item, []legacyPort{}}
 		for _, p := range item.Ports {
 			port := legacyPort{PrivatePort: p.PrivatePort, PublicPort: p.PublicPort, Type: p.Type}
@@ -192,6 +199,53 @@ func legacyImages(v version, list []dimage.Summary) []legacyImageSummary {
 			item.RepoTags, item.RepoDigests = []string{"<none>:<none>"}, []string{"<none>@<none>"}
 		}
 		out[i] = legacyImageSummary{item, item.Size}
+	}
+	return out
+}
+
+// legacyUsage is the form of system df before 1.52.
+type legacyUsage struct {
+	LayersSize  int64
+	Images      any // as they are listed in the same version
+	Containers  []legacySummary
+	Volumes     []dvolume.Volume
+	BuildCache  []dbuild.CacheRecord
+	BuilderSize int64
+}
+
+func oldUsage(v version, usage dsystem.DiskUsage) legacyUsage {
+	old := legacyUsage{Images: []dimage.Summary{}, Containers: []legacySummary{}, Volumes: []dvolume.Volume{}, BuildCache: []dbuild.CacheRecord{}}
+	if u := usage.ImageUsage; u != nil {
+		old.LayersSize, old.Images = u.TotalSize, u.Items
+		if v.less(1, 44) {
+			old.Images = legacyImages(v, u.Items)
+		}
+	}
+	if u := usage.ContainerUsage; u != nil {
+		old.Containers = legacyList(v, u.Items)
+	}
+	if u := usage.VolumeUsage; u != nil {
+		old.Volumes = u.Items
+	}
+	if u := usage.BuildCacheUsage; u != nil {
+		old.BuilderSize, old.BuildCache = u.TotalSize, u.Items
+	}
+	return old
+}
+
+// legacyInfo is info in the form before 1.25.
+type legacyInfo struct {
+	dsystem.Info
+	ExecutionDriver string
+	SecurityOptions []string
+}
+
+// oldInfo says of security options their names alone.
+func oldInfo(info dsystem.Info) legacyInfo {
+	out := legacyInfo{info, "<not supported>", []string{}}
+	for _, option := range info.SecurityOptions {
+		name, _, _ := strings.Cut(strings.TrimPrefix(option, "name="), ",")
+		out.SecurityOptions = append(out.SecurityOptions, name)
 	}
 	return out
 }

@@ -36,6 +36,7 @@ func (c *call) listNetworks() error {
 		return err
 	}
 	list := []dnetwork.Summary{}
+	full := []dnetwork.Inspect{} // before 1.28 the list had what is attached too
 	for _, n := range c.cfg.Networks.List() {
 		matches := func(name string, match func(string) bool) bool {
 			return len(filters[name]) == 0 || slices.ContainsFunc(filters[name], match)
@@ -55,6 +56,12 @@ func (c *call) listNetworks() error {
 			continue
 		}
 		list = append(list, dnetwork.Summary{Network: dockerNetwork(n)})
+		if c.version.less(1, 28) {
+			full = append(full, c.networkDetails(n))
+		}
+	}
+	if c.version.less(1, 28) {
+		return c.answer(http.StatusOK, full)
 	}
 	return c.answer(http.StatusOK, list)
 }
@@ -118,6 +125,11 @@ func (c *call) inspectNetwork() error {
 	if err != nil {
 		return err
 	}
+	return c.answer(http.StatusOK, c.networkDetails(n))
+}
+
+// networkDetails is a network with what is attached to it.
+func (c *call) networkDetails(n network.Network) dnetwork.Inspect {
 	out := dnetwork.Inspect{Network: dockerNetwork(n), Containers: map[string]dnetwork.EndpointResource{}}
 	for _, ep := range c.cfg.Networks.Endpoints(n.ID) {
 		resource := dnetwork.EndpointResource{EndpointID: ep.ID, IPv4Address: ep.Address, IPv6Address: ep.Address6}
@@ -129,7 +141,7 @@ func (c *call) inspectNetwork() error {
 		}
 		out.Containers[ep.Container] = resource
 	}
-	return c.answer(http.StatusOK, out)
+	return out
 }
 
 // networkCreateRequest has what older clients send.

@@ -273,6 +273,9 @@ func TestExecErrors(t *testing.T) {
 	if status, _, body := d.request("POST", "/exec/"+detached+"/start", `{"Detach":true}`); status != 409 {
 		t.Errorf("a second start: %d %s", status, body)
 	}
+	if got := d.try("exec", "-u", "nobody-here", "host", "true"); got.code != 126 || !strings.HasPrefix(got.out, "unable to find user nobody-here: no matching entries in passwd file") {
+		t.Errorf("an unknown user: %+v", got)
+	}
 	late := d.execOf("host", `{"Cmd":["sh","-c","read x; stty size; sleep 0.2; stty size"],"Tty":true,"AttachStdin":true,"AttachStdout":true}`)
 	resized := make(chan string, 1) // the one answer
 	go func() {

@@ -8,10 +8,8 @@ import (
 	dbuild "github.com/moby/moby/api/types/build"
 	dcontainer "github.com/moby/moby/api/types/container"
 	devents "github.com/moby/moby/api/types/events"
-	dimage "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/plugin"
 	dsystem "github.com/moby/moby/api/types/system"
-	dvolume "github.com/moby/moby/api/types/volume"
 
 	"gantry/engine"
 )
@@ -86,16 +84,6 @@ func (c *call) events() error {
 	})
 }
 
-// legacyUsage is the form of system df before 1.52.
-type legacyUsage struct {
-	LayersSize  int64
-	Images      []dimage.Summary
-	Containers  []dcontainer.Summary
-	Volumes     []dvolume.Volume
-	BuildCache  []dbuild.CacheRecord
-	BuilderSize int64
-}
-
 func (c *call) diskUsage() error {
 	kinds := c.query.Values["type"]
 	for _, kind := range kinds {
@@ -131,7 +119,7 @@ func (c *call) diskUsage() error {
 		}
 	}
 	if c.version.less(1, 52) {
-		return c.answer(http.StatusOK, oldUsage(usage))
+		return c.answer(http.StatusOK, oldUsage(c.version, usage))
 	}
 	if !c.query.bool("verbose") {
 		withoutItems(&usage)
@@ -152,23 +140,6 @@ func withoutItems(usage *dsystem.DiskUsage) {
 	if usage.BuildCacheUsage != nil {
 		usage.BuildCacheUsage.Items = nil
 	}
-}
-
-func oldUsage(usage dsystem.DiskUsage) legacyUsage {
-	old := legacyUsage{Images: []dimage.Summary{}, Containers: []dcontainer.Summary{}, Volumes: []dvolume.Volume{}, BuildCache: []dbuild.CacheRecord{}}
-	if u := usage.ImageUsage; u != nil {
-		old.LayersSize, old.Images = u.TotalSize, u.Items
-	}
-	if u := usage.ContainerUsage; u != nil {
-		old.Containers = u.Items
-	}
-	if u := usage.VolumeUsage; u != nil {
-		old.Volumes = u.Items
-	}
-	if u := usage.BuildCacheUsage; u != nil {
-		old.BuilderSize, old.BuildCache = u.TotalSize, u.Items
-	}
-	return old
 }
 
 func (c *call) containerUsage() (*dcontainer.DiskUsage, error) {
