@@ -110,5 +110,8 @@ func (e *Engine) Resize(ctx context.Context, ref string, rows, cols uint16) erro
 	if this == nil {
 		return notRunning(r.id)
 	}
+	if !r.config().Config.Tty {
+		return nil // as in the reference
+	}
 	return this.proc.Resize(ctx, rows, cols)
 }

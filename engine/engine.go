@@ -93,6 +93,8 @@ type Engine struct {
 	tasks  chan func(context.Context) // to be run by Run
 	closed chan struct{}              // Run takes no more tasks
 
+	departed departed // containers that removed themselves
+
 	identity sync.Mutex // held while the engine's ID is read or made
 
 	pins sync.Mutex // guards the mount that holds the sandboxes' pins

@@ -347,6 +347,9 @@ func (e *Engine) ExecResize(ctx context.Context, id string, rows, cols uint16) e
 	if proc == nil {
 		return problem.New(problem.Invalid, "exec process is not started")
 	}
+	if !x.req.Tty {
+		return nil // as in the reference
+	}
 	return proc.Resize(ctx, rows, cols)
 }
 

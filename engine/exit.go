@@ -103,6 +103,7 @@ func (e *Engine) ended(ctx context.Context, r *record, this *run, exit container
 	case restart:
 		e.restartAfter(r, delay)
 	case cfg.HostConfig.AutoRemove && !r.isKept():
+		e.departed.add(r.id, dcontainer.WaitResponse{StatusCode: int64(exit.Code)})
 		if err := e.removeLocked(ctx, r, RemoveOptions{Volumes: true}); err != nil {
 			e.log.Error("container auto-remove", "container", r.id, "err", err)
 		}

@@ -173,6 +173,16 @@ func TestAutoRemoveAndEvents(t *testing.T) {
 			break
 		}
 	}
+	// Who asks afterwards is told.
+	for _, condition := range []dcontainer.WaitCondition{"", dcontainer.WaitConditionRemoved} {
+		await, err := b.Engine.Wait(b.ctx, id, condition)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := await(b.ctx); err != nil || answer.StatusCode != 3 {
+			t.Errorf("wait after the removal: %+v, %v", answer, err)
+		}
+	}
 	want := []devents.Action{"create", "start", "die", "destroy"}
 	if len(got) != len(want) {
 		t.Fatalf("events %v, want %v", got, want)

@@ -79,12 +79,13 @@ type record struct {
 	mu       sync.Mutex
 	cfg      *config
 	st       state
-	removing bool               // or removed
-	kept     bool               // it is being restarted: its end does not remove it
-	run      *run               // nil unless there is a process
-	waiting  []*waiter          // for an exit or the removal
-	claims   []*Attachment      // on the streams of the next run
-	health   context.CancelFunc // ends the health check of the run; nil without one
+	removing bool                     // or removed
+	kept     bool                     // it is being restarted: its end does not remove it
+	run      *run                     // nil unless there is a process
+	waiting  []*waiter                // for an exit or the removal
+	gone     *dcontainer.WaitResponse // what they were told at the removal; nil before
+	claims   []*Attachment            // on the streams of the next run
+	health   context.CancelFunc       // ends the health check of the run; nil without one
 	execs    map[string]*exec
 	backoff  time.Duration
 	pending  context.CancelFunc // ends a restart that waits for its time

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"slices"
+	"sync"
 
 	dcontainer "github.com/moby/moby/api/types/container"
 )
@@ -27,6 +28,9 @@ type waiter struct {
 func (e *Engine) Wait(ctx context.Context, ref string, condition dcontainer.WaitCondition) (func(context.Context) (dcontainer.WaitResponse, error), error) {
 	r, err := e.find(ref)
 	if err != nil {
+		if answer, ok := e.departed.answer(ref); ok {
+			return func(context.Context) (dcontainer.WaitResponse, error) { return answer, nil }, nil
+		}
 		return nil, err
 	}
 	w := &waiter{came: make(chan dcontainer.WaitResponse, 1)}
@@ -40,7 +44,9 @@ func (e *Engine) Wait(ctx context.Context, ref string, condition dcontainer.Wait
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.run == nil && w.what == exited && condition != dcontainer.WaitConditionNextExit {
+	if r.gone != nil { // since it was found
+		w.came <- *r.gone
+	} else if r.run == nil && w.what == exited && condition != dcontainer.WaitConditionNextExit {
 		w.came <- dcontainer.WaitResponse{StatusCode: int64(r.st.ExitCode)}
 	} else {
 		r.waiting = append(r.waiting, w)
@@ -63,6 +69,9 @@ func (e *Engine) Wait(ctx context.Context, ref string, condition dcontainer.Wait
 func (r *record) wake(what moment, answer dcontainer.WaitResponse) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if what == removed {
+		r.gone = &answer
+	}
 	r.waiting = slices.DeleteFunc(r.waiting, func(w *waiter) bool {
 		if w.what != what && what != removed {
 			return false
@@ -70,4 +79,38 @@ func (r *record) wake(what moment, answer dcontainer.WaitResponse) {
 		w.came <- answer
 		return true
 	})
+}
+
+// departedLimit is how many containers are remembered that removed themselves: a
+// client asks at the end of the output, if at all, so few are enough.
+const departedLimit = 256
+
+// departed remembers how the containers ended that were last removed at their
+// exit. A client that reads the output to its end and then waits comes too late
+// for them; the reference takes so long over a removal that it does not.
+type departed struct {
+	mu    sync.Mutex
+	ids   []string // the oldest first
+	ended map[string]dcontainer.WaitResponse
+}
+
+func (d *departed) add(id string, answer dcontainer.WaitResponse) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ended == nil {
+		d.ended = map[string]dcontainer.WaitResponse{}
+	}
+	if len(d.ids) == departedLimit {
+		delete(d.ended, d.ids[0])
+		d.ids = d.ids[1:]
+	}
+	d.ids = append(d.ids, id)
+	d.ended[id] = answer
+}
+
+func (d *departed) answer(id string) (dcontainer.WaitResponse, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	answer, ok := d.ended[id]
+	return answer, ok
 }

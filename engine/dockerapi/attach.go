@@ -41,6 +41,12 @@ func (c *call) attach() error {
 	if err != nil {
 		return err
 	}
+	// dockerode repeats the query as a body. It is not input.
+	if c.r.ContentLength > 0 {
+		if _, err := io.Copy(io.Discard, c.r.Body); err != nil {
+			return errClientGone
+		}
+	}
 	claim, err := c.cfg.Engine.Attach(ctx, found.ID)
 	if err != nil {
 		return err

@@ -170,6 +170,29 @@ func TestHalfClose(t *testing.T) {
 	}
 }
 
+func TestAttachIgnoresABody(t *testing.T) {
+	d := newDaemon(t)
+	id := d.do("create", "-i", "busybox", "cat")
+	conn, reader, _ := d.hijack("/containers/"+id+"/attach?stream=1&stdin=1&stdout=1", `{"stream":true,"stdin":true}`)
+	d.do("start", id)
+	io.WriteString(conn, "typed")
+	conn.CloseWrite()
+	if out, _ := demux(t, reader); out != "typed" {
+		t.Errorf("%q", out)
+	}
+	d.do("run", "-d", "--name", "plain", "busybox", "sleep", "1000")
+	if status, _, body := d.request("POST", "/containers/plain/resize?h=10&w=10", ""); status != 200 {
+		t.Errorf("resize of what has no terminal: %d %s", status, body)
+	}
+	exec := d.execOf("plain", `{"Cmd":["sleep","1000"]}`)
+	if status, _, body := d.request("POST", "/exec/"+exec+"/start", `{"Detach":true}`); status != 200 {
+		t.Errorf("start: %d %s", status, body)
+	}
+	if status, _, body := d.request("POST", "/exec/"+exec+"/resize?h=10&w=10", ""); status != 200 {
+		t.Errorf("resize of an exec that has none: %d %s", status, body)
+	}
+}
+
 func TestAttachWithLogs(t *testing.T) {
 	d := newDaemon(t)
 	d.do("run", "-di", "--name", "talks", "busybox", "sh", "-c", "echo before; read x; echo after")

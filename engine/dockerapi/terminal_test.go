@@ -38,7 +38,7 @@ func terminal(t *testing.T, cmd *exec.Cmd, play func(in io.Writer, expect func(s
 	var seen bytes.Buffer
 	expect := func(want string) {
 		t.Helper()
-		deadline := time.After(20 * time.Second)
+		deadline := time.After(time.Minute)
 		for !strings.Contains(seen.String(), want) {
 			select {
 			case data, ok := <-output:
