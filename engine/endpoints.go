@@ -117,6 +117,8 @@ func (e *Engine) checkEndpoint(name string, s *dnetwork.EndpointSettings) error 
 		return err
 	}
 	switch ipam := s.IPAMConfig; {
+	case len(s.Aliases) > 0 && !dcontainer.NetworkMode(n.Name).IsUserDefined():
+		return invalid("network-scoped alias is supported only for containers in user defined networks")
 	case ipam == nil:
 		return nil
 	case (ipam.IPv4Address.IsValid() || ipam.IPv6Address.IsValid()) && n.Name == network.Bridge:

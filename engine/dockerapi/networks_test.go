@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -253,6 +254,67 @@ func TestNetworksByTheirIDs(t *testing.T) {
 	for _, want := range []string{"destroy aaa", "destroy mine", "prune "} {
 		if !strings.Contains(events, want) {
 			t.Errorf("events lack %q:\n%s", want, events)
+		}
+	}
+}
+
+func TestGatewayByPriority(t *testing.T) {
+	d := newDaemon(t)
+	for i, name := range []string{"aaa", "bbb", "ccc"} {
+		d.do("network", "create", "--subnet", "10.93."+strconv.Itoa(i)+".0/24", name)
+	}
+	d.do("run", "-d", "--name", "web", "--network", "aaa", "--network", "name=bbb,gw-priority=5", "busybox", "sleep", "1000")
+	want := func(when, gateway string) {
+		t.Helper()
+		if got := d.do("exec", "web", "ip", "route", "show", "default"); !strings.Contains(got, "via "+gateway+" ") {
+			t.Errorf("%s: default route %q, want it by %s", when, got, gateway)
+		}
+	}
+	want("by the priority", "10.93.1.1")
+	d.do("network", "connect", "--gw-priority", "9", "ccc", "web")
+	want("by a higher one", "10.93.2.1")
+	d.do("network", "disconnect", "ccc", "web")
+	want("once that is gone", "10.93.1.1")
+	d.do("network", "disconnect", "bbb", "web")
+	want("without any", "10.93.0.1")
+}
+
+func TestNetworksOfStoppedContainers(t *testing.T) {
+	d := newDaemon(t)
+	d.do("network", "create", "--subnet", "10.92.0.0/24", "aaa")
+	d.do("network", "create", "--subnet", "10.92.1.0/24", "bbb")
+	d.do("create", "--name", "cc", "--network", "aaa", "busybox", "sleep", "1000")
+	d.do("network", "connect", "--ip", "10.92.1.9", "--alias", "nick", "bbb", "cc")
+	d.do("network", "disconnect", "aaa", "cc")
+	d.do("start", "cc")
+	if got := d.do("exec", "cc", "sh", "-c", "ls /sys/class/net; ip -4 -o addr show eth0"); !strings.HasPrefix(got, "eth0\nlo\n") || !strings.Contains(got, "10.92.1.9/24") {
+		t.Errorf("after the start: %s", got)
+	}
+	if got := d.lookup("cc", "nick"); got != "10.92.1.9" {
+		t.Errorf("the alias is %q", got)
+	}
+	d.do("stop", "-t", "0", "cc")
+	d.do("network", "disconnect", "bbb", "cc")
+	d.do("start", "cc")
+	if got := d.do("exec", "cc", "ls", "/sys/class/net"); got != "lo" {
+		t.Errorf("without a network: %q", got)
+	}
+	d.do("stop", "-t", "0", "cc")
+	d.do("network", "connect", "bridge", "cc")
+	d.do("start", "cc")
+	if got := d.do("exec", "cc", "ls", "/sys/class/net"); got != "eth0\nlo" {
+		t.Errorf("with one again: %q", got)
+	}
+	d.do("create", "--name", "dd", "--network", "aaa", "busybox", "true")
+	d.do("create", "--name", "joined", "--network", "container:cc", "busybox", "true")
+	for text, args := range map[string][]string{
+		"no configured subnet or ip-range contain the IP address 10.9.9.9":                       {"--ip", "10.9.9.9", "bbb", "cc"},
+		"network-scoped alias is supported only for containers in user defined networks":         {"--alias", "x", "bridge", "dd"},
+		"container sharing network namespace with another container or host cannot be connected": {"bbb", "joined"},
+		"cannot connect container to host network - container must be created in host network":   {"host", "cc"},
+	} {
+		if got := d.try(append([]string{"network", "connect"}, args...)...); got.code == 0 || !strings.Contains(got.err, text) {
+			t.Errorf("connect %v: %+v, want %q", args, got, text)
 		}
 	}
 }

@@ -48,7 +48,7 @@ func (p *pool) take(a netip.Addr, owner string) bool {
 // wish takes a particular address for owner.
 func (p *pool) wish(a netip.Addr, owner string) error {
 	if !p.subnet.Contains(a) || !usable(p.subnet, a) {
-		return problem.New(problem.Invalid, "address %s is not one of subnet %s", a, p.subnet)
+		return problem.New(problem.Invalid, "no configured subnet or ip-range contain the IP address %s", a)
 	}
 	if _, taken := p.used[a]; taken {
 		return problem.New(problem.Conflict, "Address already in use")
