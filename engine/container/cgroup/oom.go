@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,8 +25,10 @@ type OOMWatcher struct {
 type oomGroup struct {
 	group *Group
 	fd    int
-	kills uint64 // as far as they were told; v2
+	kills uint64 // as far as they were told
 	told  chan struct{}
+
+	looking bool // a later look is due; v1
 }
 
 // NewOOMWatcher returns a watcher, which takes one descriptor and one more for
@@ -68,10 +71,10 @@ func (w *OOMWatcher) Watch(g *Group, known bool) (kills <-chan struct{}, stop fu
 	}
 	w.groups[o.fd] = o
 	// Only now: what comes from here on is an event.
-	if before := counter(text(g.OOMFile()), "oom_kill"); known {
-		o.kills = before
+	if known {
+		o.kills = counter(text(g.OOMFile()), "oom_kill")
 	} else {
-		o.tell(before)
+		o.tellNow()
 	}
 	return o.told, sync.OnceFunc(func() { w.forget(o) }), nil
 }
@@ -99,20 +102,17 @@ func (o *oomGroup) open() (events uint32, err error) {
 	return unix.EPOLLIN, nil
 }
 
-// tell makes known that there were so many kills; v2.
-func (o *oomGroup) tell(kills uint64) {
+// tell makes known that there were so many kills, and says whether that is news.
+func (o *oomGroup) tell(kills uint64) bool {
 	if kills <= o.kills {
-		return
+		return false
 	}
 	o.kills = kills
-	o.signal()
-}
-
-func (o *oomGroup) signal() {
 	select {
 	case o.told <- struct{}{}:
 	default:
 	}
+	return true
 }
 
 func (w *OOMWatcher) control(op, fd int, events uint32) error {
@@ -171,9 +171,9 @@ func (w *OOMWatcher) look(fd int) {
 	}
 	if !o.group.host.Pure() {
 		var count [8]byte
-		// The removal of a group is signalled too.
-		if _, err := unix.Read(fd, count[:]); err == nil && exists(o.group.OOMFile()) {
-			o.signal()
+		_, _ = unix.Read(fd, count[:]) // which ends the event
+		if !o.looking && !o.tellNow() {
+			w.lookAgain(o, firstLook)
 		}
 		return
 	}
@@ -184,6 +184,29 @@ func (w *OOMWatcher) look(fd int) {
 		return
 	}
 	o.tell(counter(string(data), "oom_kill"))
+}
+
+// tellNow reads how many kills there were. None in a group that is gone.
+func (o *oomGroup) tellNow() bool { return o.tell(counter(text(o.group.OOMFile()), "oom_kill")) }
+
+// v1 signals that memory has run out, some time before something is killed for
+// it, and has no event for the kill. It is looked for at twice the time again.
+const (
+	firstLook = 5 * time.Millisecond
+	lastLook  = 5 * time.Second
+)
+
+// lookAgain looks for the kill after wait, and later while there is none.
+func (w *OOMWatcher) lookAgain(o *oomGroup, wait time.Duration) {
+	o.looking = true
+	time.AfterFunc(wait, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		o.looking = false
+		if w.groups[o.fd] == o && !o.tellNow() && wait < lastLook {
+			w.lookAgain(o, 2*wait)
+		}
+	})
 }
 
 // readerAt reads a descriptor that somebody else closes.
