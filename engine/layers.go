@@ -6,9 +6,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/engine/container"
 )
 
 // layers are the directories of a container's root file system, topmost first,
@@ -117,34 +120,74 @@ func hides(dir, path string) bool {
 }
 
 // mount mounts the layers read-only and returns the root directory. The mount
-// has no name in any mount namespace: it goes when the file is closed.
+// has no name in any mount namespace that stays: it goes when the file is closed.
 func (l layers) mount() (*os.File, error) {
+	empty, err := os.MkdirTemp("", "gantry-empty-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(empty)
+	lower := []string(l)
+	if len(lower) == 1 {
+		// Overlay wants two lower directories when nothing is writable.
+		lower = []string{empty, lower[0]}
+	}
+	root, err := mountDetached(lower)
+	if errors.Is(err, unix.EINVAL) {
+		// Before Linux 6.5 overlay takes any option, and refuses it here.
+		root, err = mountHidden(lower, empty)
+	}
+	return root, err
+}
+
+// mountDetached makes a mount that never had a place.
+func mountDetached(lower []string) (*os.File, error) {
 	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("open overlay: %w", err)
 	}
 	defer unix.Close(fsfd)
-	lower := []string(l)
-	if len(lower) == 1 {
-		// Overlay wants two lower directories when nothing is writable.
-		empty, err := os.MkdirTemp("", "gantry-empty-*")
-		if err != nil {
-			return nil, err
-		}
-		defer os.Remove(empty)
-		lower = []string{empty, lower[0]}
-	}
 	if err := setLower(fsfd, lower); err != nil {
 		return nil, err
 	}
 	if err := unix.FsconfigCreate(fsfd); err != nil {
-		return nil, fmt.Errorf("create overlay of %d layers: %w", len(l), err)
+		return nil, fmt.Errorf("create overlay of %d layers: %w", len(lower), err)
 	}
 	mfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
 		return nil, fmt.Errorf("mount overlay: %w", err)
 	}
 	return os.NewFile(uintptr(mfd), "overlay"), nil
+}
+
+// mountHidden mounts at target in a mount namespace that is gone when it
+// returns; the mount lives on in the file.
+func mountHidden(lower []string, target string) (*os.File, error) {
+	overlay := container.Overlay{Lower: lower}
+	var root *os.File
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the changed thread dies with the goroutine
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+				return fmt.Errorf("unshare the mount namespace: %w", err)
+			}
+			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+				return fmt.Errorf("make mounts private: %w", err)
+			}
+			if err := overlay.Mount(target); err != nil {
+				return err
+			}
+			fd, err := unix.Open(target, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return &fs.PathError{Op: "open", Path: target, Err: err}
+			}
+			root = os.NewFile(uintptr(fd), "overlay")
+			return nil
+		}()
+	}()
+	err := <-done // and root is there
+	return root, err
 }
 
 // setLower names the layers one by one where the kernel can (6.7), which has no
