@@ -137,7 +137,7 @@ func TestFailuresLeaveNothing(t *testing.T) {
 	}
 	for name, c := range cases {
 		h := newHost(t, "true", c.edit)
-		if _, errs, code := h.run("run", h.id); code != 1 || !strings.Contains(errs, c.want) {
+		if _, errs, code := h.run("run", h.id); code != 1 || !strings.Contains(strings.ToLower(errs), strings.ToLower(c.want)) {
 			t.Errorf("%s: status %d, %s", name, code, errs)
 		}
 	}
