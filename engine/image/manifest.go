@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 
 	"github.com/distribution/reference"
@@ -16,6 +17,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 
 	"gantry/internal/problem"
 )
@@ -151,14 +153,20 @@ func (s *Store) Pack(ctx context.Context, owner string, id digest.Digest) (Manif
 	}
 	m := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		Config: descriptor(ocispec.MediaTypeImageConfig, doc), Layers: []ocispec.Descriptor{},
+		Config: descriptor(ocispec.MediaTypeImageConfig, doc), Layers: make([]ocispec.Descriptor, len(img.Layers)),
 	}
-	for _, l := range img.Layers {
-		d, err := s.packLayer(ctx, owner, l)
-		if err != nil {
-			return Manifest{}, fmt.Errorf("pack layer %s: %w", l, err)
-		}
-		m.Layers = append(m.Layers, d)
+	g, packing := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, l := range img.Layers {
+		g.Go(func() (err error) {
+			if m.Layers[i], err = s.packLayer(packing, owner, l); err != nil {
+				return fmt.Errorf("pack layer %s: %w", l, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return Manifest{}, err
 	}
 	raw, err := json.Marshal(m)
 	if err != nil {

@@ -2,11 +2,13 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -58,6 +60,33 @@ func TestPackedLayersAreTheSameEverywhere(t *testing.T) {
 	}
 	if digests[0] != digests[1] {
 		t.Errorf("the same layer is packed to %v", digests)
+	}
+}
+
+func TestPackedLayersAreInTheImagesOrder(t *testing.T) {
+	h := newHost(t, nil)
+	var layers []digest.Digest
+	var want []string
+	for i, content := range []string{"a", "b", strings.Repeat("c", 100_000), "d", "e"} {
+		img := h.built(fmt.Sprintf("one:%d", i), content)
+		layers = append(layers, img.Layers...)
+	}
+	layers = append(layers, layers[0], layers[2]) // the same once more, packed at the same time
+	if _, err := h.images.Create(t.Context(), image.Spec{}, layers, image.CreateOptions{Tags: []string{"all:1"}}); err != nil {
+		t.Fatal(err)
+	}
+	all := decode[ocispec.Manifest](t, h.want(200, "GET", "/v2/all/manifests/1", "")).Layers
+	for i := range layers[:5] {
+		want = append(want, decode[ocispec.Manifest](t, h.want(200, "GET", fmt.Sprintf("/v2/one/manifests/%d", i), "")).Layers[0].Digest.String())
+	}
+	want = append(want, want[0], want[2])
+	var got []string
+	for _, l := range all {
+		got = append(got, l.Digest.String())
+		h.want(200, "HEAD", "/v2/all/blobs/"+l.Digest.String(), "")
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
