@@ -5,7 +5,7 @@
 // the run's own; nothing of the host is touched. Each figure is the median of
 // several tries. It is run as root by `make bench`; scenes can be named:
 //
-//	bench -bin bin [-scenes start,pod,engine,images,oci,push,memory,help]
+//	bench -bin bin [-scenes start,pod,engine,images,registry,oci,push,memory,help]
 package main
 
 import (
@@ -48,6 +48,7 @@ func scenes() []scene {
 		{"pod", pods},
 		{"engine", engines},
 		{"images", images},
+		{"registry", registries},
 		{"oci", bundles},
 		{"push", pushes},
 	}
