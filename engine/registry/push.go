@@ -252,6 +252,13 @@ func (p *pusher) noteDigest(ctx context.Context, ref reference.Named, img image.
 	if err != nil {
 		return err
 	}
+	known := func(text string) bool {
+		n, err := reference.ParseNormalizedNamed(text)
+		return err == nil && n.String() == name.String()
+	}
+	if slices.ContainsFunc(img.RepoDigests, known) {
+		return nil // nothing is new, so nothing waits for the disk
+	}
 	config, err := p.client.cfg.Images.Document(ctx, img.ID)
 	if err != nil {
 		return err

@@ -178,6 +178,24 @@ func TestPushOfAnIndexOfSeveralPlatforms(t *testing.T) {
 	}
 }
 
+func TestAPushNamesTheImageOnce(t *testing.T) {
+	c, to, ref := toPush(t)
+	for i := range 3 {
+		mustPush(t, c, ref)
+		img, err := c.cfg.Images.Resolve(t.Context(), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := to.host() + "/web@" + digestOf(t, c, ref).String()
+		if n := len(img.RepoDigests); n != 2 || !slices.Contains(img.RepoDigests, want) {
+			t.Errorf("push %d: names %v lack %s", i, img.RepoDigests, want)
+		}
+	}
+	if n := to.count("PUT", "/uploads/"); n != 2 {
+		t.Errorf("%d blobs were sent, want the layer and the configuration, once", n)
+	}
+}
+
 // breaking lets a body through up to some bytes, and then breaks the connection.
 type breaking struct {
 	io.ReadCloser
