@@ -5,8 +5,8 @@
 // do, purely; stageRun does the steps of one stage; Classic turns the events of
 // all that into the text that docker build shows.
 //
-// Stages that do not need each other run at the same time, one goroutine each;
-// stages that the target does not need are not built.
+// Stages run at the same time, one goroutine each; one waits for another at the
+// step that takes from that. Stages that the target does not need are not built.
 //
 // A step's result is kept under a key that stands for all it depends on: the
 // layers below, the instruction with its variables replaced, and the content of
@@ -28,6 +28,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ import (
 	"log/slog"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -60,6 +62,10 @@ type Config struct {
 	// Dockerfile has it. nil: all may.
 	Allowed func(ctx context.Context, img image.Image, name string) error
 	Logger  *slog.Logger // nil discards
+
+	// Parallel is how many steps are carried out at a time, in all builds
+	// together; 0: as many as there are CPUs, and four at the least.
+	Parallel int
 }
 
 // Request is one build.
@@ -90,6 +96,7 @@ type Builder struct {
 	cache   *cache
 	caches  *cacheMounts
 	flights flights
+	slots   chan struct{} // holds one value for each step that is carried out
 }
 
 // New opens the build cache. It must be called before anything is removed from
@@ -108,7 +115,8 @@ func New(cfg Config) (*Builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Builder{cfg: cfg, cache: c, caches: newCacheMounts()}, nil
+	parallel := cmp.Or(cfg.Parallel, max(4, runtime.NumCPU()))
+	return &Builder{cfg: cfg, cache: c, caches: newCacheMounts(), slots: make(chan struct{}, parallel)}, nil
 }
 
 // Close writes the cache. No build may be running.
@@ -332,13 +340,6 @@ func (r *run) execute(ctx context.Context) (state, error) {
 			continue
 		}
 		g.Go(func() error {
-			for _, n := range s.needs {
-				select {
-				case <-r.results[n].done:
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				}
-			}
 			x := &stageRun{build: r, stage: s}
 			if err := x.do(ctx); err != nil {
 				return err
@@ -352,6 +353,17 @@ func (r *run) execute(ctx context.Context) (state, error) {
 		return state{}, err
 	}
 	return r.results[r.graph.target].st, nil
+}
+
+// await returns the state of a stage when it is built. Stages wait where they
+// take from another, not before.
+func (r *run) await(ctx context.Context, stage int) (state, error) {
+	select {
+	case <-r.results[stage].done:
+		return r.results[stage].st, nil
+	case <-ctx.Done():
+		return state{}, context.Cause(ctx)
+	}
 }
 
 // finish registers the image.

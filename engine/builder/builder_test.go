@@ -62,6 +62,7 @@ func (r *namespaceRunner) run(ctx context.Context, spec RunSpec) (int, error) {
 	if err := errors.Join(unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")); err != nil {
 		return 0, err
 	}
+	unix.Umask(0o022) // of this thread, since Unshare; as in a container
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", strings.Join(spec.Lower, ":"), spec.Upper, spec.Work)
 	if err := unix.Mount("overlay", r.dir, "overlay", 0, options); err != nil {
 		return 0, err

@@ -193,6 +193,45 @@ COPY --from=b /etc/group /2
 	}
 }
 
+func TestStagesWaitWhereTheyTakeFromAnother(t *testing.T) {
+	b := newBench(t)
+	b.busybox()
+	// The first RUN of the last stage runs beside the stage that COPY needs.
+	const dockerfile = `FROM busybox AS a
+RUN --mount=type=cache,target=/m touch /m/a; until test -e /m/b; do sleep 0.01; done; echo made > /made
+FROM busybox
+RUN --mount=type=cache,target=/m touch /m/b; until test -e /m/a; do sleep 0.01; done
+COPY --from=a /made /made
+RUN --mount=from=a,source=/made,target=/mnt cat /mnt /made
+`
+	limit, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var out strings.Builder
+	c := NewClassic(&out)
+	_, err := b.Builder.Build(limit, Request{Context: bytes.NewReader(archive(t, []file{{name: "Dockerfile", body: dockerfile}}))}, c.Event)
+	if err != nil || !strings.Contains(out.String(), "\nmade\nmade\n") {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+}
+
+func TestAFailureStopsTheOtherStages(t *testing.T) {
+	b := newBench(t)
+	b.busybox()
+	out, err := b.build(Request{}, `FROM busybox AS a
+RUN --mount=type=cache,target=/m echo waits; touch /m/a; sleep 1000
+FROM busybox AS b
+RUN --mount=type=cache,target=/m until test -e /m/a; do sleep 0.01; done; echo fails; exit 3
+FROM busybox
+RUN echo is cut short; sleep 1000
+COPY --from=a / /
+COPY --from=b / /
+`)
+	var exit *ExitError
+	if !errors.As(err, &exit) || exit.Code != 3 || !strings.Contains(out, "fails\n") || strings.Contains(out, "\nis cut short") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 func TestCancelStopsTheBuildAndLeavesNothing(t *testing.T) {
 	b := newBench(t) // its clean-up looks for what is left
 	b.busybox()
@@ -316,5 +355,42 @@ func TestTheSameStepInTwoBuildsRunsOnce(t *testing.T) {
 	}
 	if n := len(started); n != 0 {
 		t.Errorf("the step ran %d times too often", n)
+	}
+}
+
+// countingRunner notes how many commands run at a time.
+type countingRunner struct {
+	Runner
+	mu        sync.Mutex
+	now, most int
+}
+
+func (r *countingRunner) Run(ctx context.Context, spec RunSpec) (int, error) {
+	r.mu.Lock()
+	r.now++
+	r.most = max(r.most, r.now)
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.now--
+	}()
+	return r.Runner.Run(ctx, spec)
+}
+
+func TestStepsAreBounded(t *testing.T) {
+	b := newBench(t)
+	b.busybox()
+	runner := &countingRunner{Runner: b.runner}
+	b.Builder.cfg.Runner, b.slots = runner, make(chan struct{}, 2)
+	var dockerfile strings.Builder
+	last := "FROM scratch\n"
+	for _, name := range strings.Fields("a b c d e f g") {
+		dockerfile.WriteString("FROM busybox AS " + name + "\nRUN echo " + name + " > /" + name + "\n")
+		last += "COPY --from=" + name + " /" + name + " /\n"
+	}
+	out := b.mustBuild(Request{}, dockerfile.String()+last)
+	if ran(out) != 7 || runner.most > 2 || runner.now != 0 {
+		t.Errorf("%d ran, %d at a time, %d are left\n%s", ran(out), runner.most, runner.now, out)
 	}
 }

@@ -55,7 +55,8 @@ func (x *stageRun) sourceLayers(ctx context.Context, from string) ([]digest.Dige
 		return nil, err
 	}
 	if ok {
-		return x.build.results[n].st.layers, nil
+		st, err := x.build.await(ctx, n)
+		return st.layers, err
 	}
 	img, err := x.build.base(ctx, from, x.build.platform, false)
 	return img.Layers, err
@@ -221,7 +222,7 @@ func Changes(config image.Spec, changes []string) (image.Spec, error) {
 			}
 		}
 		if w, ok := c.(*instructions.WorkdirCommand); ok {
-			st.spec.Config.WorkingDir = st.resolve(w.Path)
+			st.workdir(w.Path)
 			continue
 		}
 		if _, arg := c.(*instructions.ArgCommand); arg {

@@ -105,13 +105,17 @@ func syntaxError(name string, source []byte, err error) error {
 func placed(e *SyntaxError, source []byte, lines []parser.Range) error {
 	all := strings.Split(string(source), "\n")
 	first := max(1, lines[0].Start.Line)
+	message := e.Err.Error()
+	if exit := new(ExitError); errors.As(e.Err, &exit) {
+		message = "" // it quotes all of the instruction
+	}
 	for _, r := range lines {
 		n := max(1, r.Start.Line)
 		if n > len(all) {
 			break
 		}
 		line := strings.TrimRight(all[n-1], "\r")
-		if column := columnOf(line, e.Err.Error()); column > 0 {
+		if column := columnOf(line, message); column > 0 {
 			e.Line, e.Column, e.Source = n, column, line
 			return e
 		}

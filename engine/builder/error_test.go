@@ -40,7 +40,7 @@ func TestErrorsNameThePlaceInTheReferencesWords(t *testing.T) {
 		"unknown user":             {dockerfile: "FROM busybox\nCOPY --chown=nobody a /\n", files: []file{{name: "a"}}, want: "error looking up user nobody: no such name in /etc/passwd of the image\nDockerfile:2:14: COPY --chown=nobody a /", kind: problem.NotFound},
 		"chmod":                    {dockerfile: "FROM scratch\nCOPY --chmod=9 a /\n", files: []file{{name: "a"}}, want: "invalid chmod parameter: '9'. it should be octal string and between 0 and 07777\nDockerfile:2:14: COPY --chmod=9 a /", kind: problem.Invalid},
 		"file over a directory":    {dockerfile: "FROM busybox\nCOPY a /x/b\nCOPY a /x/\nADD --link=false dir /x\n", files: []file{{name: "a"}, {name: "dir/b/c"}}, want: "cannot copy to non-directory: /x/b\nDockerfile:4:1: ADD --link=false dir /x", kind: problem.Invalid},
-		"failing command":          {dockerfile: "FROM busybox\nRUN exit 7\n", want: "The command '/bin/sh -c exit 7' returned a non-zero code: 7"},
+		"failing command":          {dockerfile: "FROM busybox\nRUN exit 7\n", want: "The command '/bin/sh -c exit 7' returned a non-zero code: 7\nDockerfile:2:1: RUN exit 7"},
 		"missing image":            {dockerfile: "FROM nothere\n", want: "No such image: nothere:latest\nDockerfile:1:1: FROM nothere", kind: problem.NotFound},
 		"target":                   {req: Request{Target: "x"}, dockerfile: "FROM scratch\n", want: "failed to reach build target x in Dockerfile", kind: problem.Invalid},
 		"blank base":               {dockerfile: "ARG A\nFROM ${A}\n", want: "base name (${A}) should not be blank\nDockerfile:2:6: FROM ${A}", kind: problem.Invalid},

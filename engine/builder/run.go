@@ -22,7 +22,8 @@ import (
 	"gantry/internal/problem"
 )
 
-// ExitError says that a step's command failed. Its text is Docker's.
+// ExitError says that a step's command failed. Its text is Docker's; the place
+// in the Dockerfile is that of the SyntaxError around it.
 type ExitError struct {
 	Command string // the words of the command, joined by spaces
 	Code    int

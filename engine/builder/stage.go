@@ -54,7 +54,9 @@ func (x *stageRun) do(ctx context.Context) error {
 		}
 		x.event(s, Event{Kind: StepStarted, Text: s.text})
 		if err := x.step(ctx, s); err != nil {
-			x.event(s, Event{Kind: StepFailed, Err: err})
+			if context.Cause(ctx) == nil { // else it was stopped, because another failed
+				x.event(s, Event{Kind: StepFailed, Err: err})
+			}
 			return err
 		}
 		id, err := x.st.id()
@@ -78,8 +80,7 @@ func (x *stageRun) step(ctx context.Context, s step) error {
 		place = s.command.Location()
 		err = x.instruction(ctx, s, s.command, s.text)
 	}
-	var exit *ExitError
-	if err == nil || errors.As(err, &exit) || context.Cause(ctx) != nil {
+	if err == nil || context.Cause(ctx) != nil {
 		return err
 	}
 	return x.build.graph.file.at(place, err)
@@ -90,7 +91,11 @@ func (x *stageRun) from(ctx context.Context, s step) error {
 	b := x.build
 	switch {
 	case x.stage.from >= 0:
-		x.st = b.results[x.stage.from].st.fork()
+		from, err := b.await(ctx, x.stage.from)
+		if err != nil {
+			return err
+		}
+		x.st = from.fork()
 		id, err := x.st.id()
 		if err != nil {
 			return err
@@ -224,7 +229,7 @@ func (x *stageRun) memo(ctx context.Context, s step, keys []cacheKey, work func(
 			return r, nil
 		}
 		if x.build.req.NoCache {
-			return x.make(keys, work)
+			return x.make(ctx, keys, work)
 		}
 		leave, err := x.build.flights.enter(ctx, keys[len(keys)-1])
 		if err != nil {
@@ -237,7 +242,7 @@ func (x *stageRun) memo(ctx context.Context, s step, keys []cacheKey, work func(
 		if r, hit := x.known(s, keys); hit {
 			return r, nil
 		}
-		return x.make(keys, work)
+		return x.make(ctx, keys, work)
 	}
 }
 
@@ -259,7 +264,13 @@ func (x *stageRun) known(s step, keys []cacheKey) (result, bool) {
 	return result{}, false
 }
 
-func (x *stageRun) make(keys []cacheKey, work func() (result, error)) (result, error) {
+func (x *stageRun) make(ctx context.Context, keys []cacheKey, work func() (result, error)) (result, error) {
+	select {
+	case x.build.slots <- struct{}{}:
+	case <-ctx.Done():
+		return result{}, context.Cause(ctx)
+	}
+	defer func() { <-x.build.slots }()
 	r, err := work()
 	if err != nil {
 		return r, err
@@ -301,8 +312,7 @@ func (s *stage) label() string {
 }
 
 func (x *stageRun) workdirStep(ctx context.Context, s step, cmd *instructions.WorkdirCommand, written string) error {
-	x.st.spec.Config.WorkingDir = x.st.resolve(cmd.Path)
-	dir := x.st.spec.Config.WorkingDir
+	dir := x.st.workdir(cmd.Path)
 	k := key("workdir", chain(x.st.layers), dir, x.st.created.String())
 	r, err := x.memo(ctx, s, []cacheKey{k}, func() (result, error) { return x.makeDir(ctx, dir) })
 	if err != nil {

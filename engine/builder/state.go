@@ -117,6 +117,17 @@ func (st state) resolve(p string) string {
 	return path.Join("/", st.spec.Config.WorkingDir, p)
 }
 
+// workdir carries out WORKDIR, and returns the directory. As in the reference,
+// the configuration has an absolute path as it is written.
+func (st *state) workdir(p string) string {
+	dir := st.resolve(p)
+	st.spec.Config.WorkingDir = dir
+	if path.IsAbs(p) {
+		st.spec.Config.WorkingDir = p
+	}
+	return dir
+}
+
 // describe carries out an instruction that changes the configuration alone. It
 // reports false for instructions that do more.
 func (st *state) describe(cmd instructions.Command, a *arguments, lex *shell.Lex) (bool, error) {

@@ -47,11 +47,14 @@ func (c *call) build() error {
 	if req.Fetch, err = c.fetcher(out, quiet); err != nil {
 		return err
 	}
-	text := builder.NewClassic(streamWriter{out})
+	var shown io.Writer = streamWriter{out}
+	held := &heldOutput{} // shown when the build fails, as the reference does
+	if quiet {
+		shown = held
+	}
+	text := builder.NewClassic(shown)
 	id, err := c.cfg.Builder.Build(ctx, req, func(ev builder.Event) {
-		if !quiet {
-			text.Event(ev)
-		}
+		text.Event(ev)
 		if ev.Kind == builder.Built && !quiet {
 			out.aux(dbuild.Result{ID: ev.Image})
 		}
@@ -59,14 +62,43 @@ func (c *call) build() error {
 			c.cfg.Engine.Emit(devents.ImageEventType, devents.ActionTag, ev.Image, map[string]string{"name": ev.Text})
 		}
 	})
-	if !quiet {
-		err = errors.Join(err, text.Close())
-	}
-	if err == nil && quiet {
+	err = errors.Join(err, text.Close())
+	switch {
+	case err == nil && quiet:
 		out.send(jsonstream.Message{Stream: id.String() + "\n"})
+	case held.len() > 0:
+		out.send(jsonstream.Message{Stream: held.String()})
 	}
 	return out.end(err)
 }
+
+// exitCode is that of the command of a build that failed; the client ends with
+// it. 0: there is none.
+func exitCode(err error) int {
+	var exit *builder.ExitError
+	if errors.As(err, &exit) {
+		return exit.Code
+	}
+	return 0
+}
+
+// heldOutput keeps the end of what is written.
+type heldOutput struct{ text []byte }
+
+// maxHeld bounds the output of a quiet build that is kept.
+const maxHeld = 64 << 10
+
+func (h *heldOutput) Write(p []byte) (int, error) {
+	h.text = append(h.text, p...)
+	if n := len(h.text); n > 2*maxHeld {
+		h.text = append(h.text[:0], h.text[n-maxHeld:]...)
+	}
+	return len(p), nil
+}
+
+func (h *heldOutput) len() int { return len(h.text) }
+
+func (h *heldOutput) String() string { return string(h.text[max(0, len(h.text)-maxHeld):]) }
 
 // fetcher returns what pulls the images of FROM.
 func (c *call) fetcher(out *progress, quiet bool) (func(context.Context, reference.Named, ocispec.Platform) error, error) {

@@ -1,6 +1,7 @@
 package dockerapi_test
 
 import (
+	"bufio"
 	"os"
 	"path/filepath"
 	"strings"
@@ -137,4 +138,49 @@ func TestBuildCacheFrom(t *testing.T) {
 	if out := d.do("build", "--cache-from", "none:1,"+name, context); !strings.Contains(out, "[Warning] importing cache from none:1: ") || strings.Contains(out, "Running in") {
 		t.Errorf("from the store:\n%s", out)
 	}
+}
+
+// TestCancelledBuildLeavesNothing kills the client in the middle of two steps at
+// a time.
+func TestCancelledBuildLeavesNothing(t *testing.T) {
+	d := newDaemon(t)
+	context := dir(t, map[string]string{"Dockerfile": `FROM busybox AS other
+RUN --mount=type=cache,target=/c touch /c/1; until [ -e /c/2 ]; do usleep 10000; done; echo both are up; sleep 1000
+FROM busybox
+RUN --mount=type=cache,target=/c until [ -e /c/1 ]; do usleep 10000; done; touch /c/2; sleep 1000
+COPY --from=other /c /c
+`})
+	cmd := d.command("build", "-t", "never", context)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && lines.Text() != "both are up" {
+	}
+	if err := lines.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed
+	gone(t, "build")
+	if left, err := os.ReadDir(filepath.Join(d.Instance.DataDir, "steps")); err != nil || len(left) > 0 {
+		t.Errorf("steps that are left: %v, %v", left, err)
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), filepath.Join(d.Instance.DataDir, "image")) {
+		t.Errorf("mounts that are left: %v\n%s", err, mounts)
+	}
+	groups, err := filepath.Glob("/sys/fs/cgroup/*/" + d.Instance.Cgroup() + "/builds/*/")
+	if err != nil || len(groups) > 0 {
+		t.Errorf("cgroups that are left: %v, %v", groups, err)
+	}
+	if got := d.do("ps", "-aq") + d.do("images", "-q", "never"); got != "" {
+		t.Errorf("left: %s", got)
+	}
+	d.Check(t)
 }

@@ -188,8 +188,11 @@ func TestBuildTagSaveLoad(t *testing.T) {
 		t.Errorf("the second build made %q", again)
 	}
 	write("Dockerfile", "FROM busybox\nRUN echo before; exit 9\n")
-	if got := d.try("build", dir); got.code != 1 || !strings.Contains(got.out, "before") || !strings.Contains(got.err, "returned a non-zero code: 9") {
+	if got := d.try("build", dir); got.code != 9 || !strings.Contains(got.out, "before") || !strings.Contains(got.err, "returned a non-zero code: 9\nDockerfile:2:1: RUN echo before; exit 9") {
 		t.Errorf("a failing step: %+v", got)
+	}
+	if got := d.try("build", "-q", "--no-cache", dir); got.code != 9 || got.out != "" || !strings.Contains(got.err, "\nbefore\n") || !strings.Contains(got.err, "Step 2/2") {
+		t.Errorf("a failing step of a quiet build: %+v", got)
 	}
 	d.do("tag", "app:1", "other/name:2")
 	archive := filepath.Join(t.TempDir(), "app.tar")

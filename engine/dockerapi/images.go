@@ -367,7 +367,7 @@ func (p *progress) end(err error) error {
 	if !p.c.begun {
 		return err
 	}
-	p.send(jsonstream.Message{Error: &jsonstream.Error{Message: err.Error()}})
+	p.send(jsonstream.Message{Error: &jsonstream.Error{Code: exitCode(err), Message: err.Error()}})
 	return p.failed
 }
 
