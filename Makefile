@@ -3,7 +3,8 @@
 #   make        builds the six programs into bin/
 #   make demo   starts Gantry, pushes examples/hello and proves it
 #   make test   installs what the tests need and runs all of them, as root
-#   make crash  kills the server 200 times under load and looks at what is left
+#   make crash  kills the server 200 times under load, at every fault point, and
+#               between two builds, and looks at what is left
 #   make lint   gofmt, go vet, staticcheck
 #   make vm     the tests on another host: Debian 12, systemd, cgroup v2, in qemu
 #   make bench  prints the table of figures beside the installed peers
@@ -50,8 +51,14 @@ lint:
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
+# Beside the programs, a daemon with fault points, and one whose shims speak a
+# further version of their protocol.
 crash: prerequisites build
+	@mkdir -p $(BIN)/fault $(BIN)/later
+	$(GO) build -tags fault -ldflags '$(LDFLAGS)' -o $(BIN)/fault/ ./cmd/gantryd ./cmd/gantry-shim
+	$(GO) build -ldflags '$(LDFLAGS) -X gantry/engine/container/wire.newest=2' -o $(BIN)/later/ ./cmd/gantryd ./cmd/gantry-shim
 	PATH=$$PATH:$(BIN)/stock GANTRY_TEST_ALL=1 GANTRY_BIN=$(BIN) GANTRY_CRASH_ROUNDS=200 \
+		GANTRY_FAULT_BIN=$(BIN)/fault GANTRY_LATER_BIN=$(BIN)/later \
 		$(GO) test -count=1 -timeout 30m ./test/crash
 
 bench: build

@@ -74,6 +74,9 @@ func (e *Engine) ended(ctx context.Context, r *record, this *run, exit container
 	if err := e.unshareMemory(cfg); err != nil {
 		e.log.Error("container shared memory", "container", r.id, "err", err)
 	}
+	if err := fault.At("engine/exit/before-record"); err != nil {
+		e.log.Error("container exit", "container", r.id, "err", err)
+	}
 	restart, delay := e.decideRestart(r, exit)
 	err := r.change(soon, func(st *state) {
 		st.Status = dcontainer.StateExited

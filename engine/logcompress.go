@@ -26,6 +26,7 @@ type compressor struct {
 
 	mu    sync.Mutex
 	paths map[int32]string // of logs, by the watch on their directory
+	ended []string         // logs that are watched no more, and may have files left
 }
 
 func newCompressor(log *slog.Logger) (*compressor, error) {
@@ -59,9 +60,12 @@ func (c *compressor) watch(path string) func() {
 		_ = c.control(func(fd int) error {
 			c.mu.Lock()
 			defer c.mu.Unlock()
+			// What was rotated last may not have been read of yet.
+			c.ended = append(c.ended, path)
 			delete(c.paths, int32(watch))
+			// It is gone already when the directory is. Otherwise the reader hears of it.
 			_, err := unix.InotifyRmWatch(fd, uint32(watch))
-			return err // it is gone already when the directory is
+			return err
 		})
 	}
 }
@@ -104,7 +108,8 @@ func (c *compressor) rotated(events []byte) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	seen := map[string]bool{}
-	var paths []string
+	paths := c.ended
+	c.ended = nil
 	for len(events) >= unix.SizeofInotifyEvent {
 		watch := int32(binary.NativeEndian.Uint32(events))
 		size := int(binary.NativeEndian.Uint32(events[12:]))

@@ -106,14 +106,10 @@ func (e *Engine) removeLocked(ctx context.Context, r *record, opts RemoveOptions
 	if err := os.Rename(r.dir, gone); err != nil {
 		return err
 	}
-	if err := atomicfile.SyncDir(filepath.Dir(gone)); err != nil {
-		return err
-	}
-	if err := fault.At("engine/remove/after-rename"); err != nil {
-		return err
-	}
+	// From here on it is gone, whatever fails: a start-up finishes the rest.
+	err := errors.Join(atomicfile.SyncDir(filepath.Dir(gone)), fault.At("engine/remove/after-rename"))
 	e.forget(r)
-	err := e.finishRemoval(ctx, gone, r.config())
+	err = errors.Join(err, e.finishRemoval(ctx, gone, r.config()))
 	e.emit(r, devents.ActionDestroy, nil)
 	r.wake(removed, dcontainer.WaitResponse{StatusCode: int64(r.exitCode())})
 	return err
@@ -156,7 +152,7 @@ func (e *Engine) finishRemoval(ctx context.Context, dir string, cfg *config) err
 	if cfg.LogPath != "" && !strings.HasPrefix(cfg.LogPath, e.cfg.Dir) && cfg.Sandbox == "" {
 		errs = append(errs, os.RemoveAll(cfg.LogPath))
 	}
-	errs = append(errs, os.RemoveAll(dir))
+	errs = append(errs, fault.At("engine/remove/before-directory"), os.RemoveAll(dir))
 	return errors.Join(errs...)
 }
 

@@ -16,6 +16,7 @@ import (
 	"gantry/engine/builder"
 	"gantry/engine/container"
 	"gantry/engine/network"
+	"gantry/internal/fault"
 )
 
 // StepRunner runs the RUN steps of builds as containers of an engine. They are
@@ -75,6 +76,9 @@ func (s StepRunner) Run(ctx context.Context, spec builder.RunSpec) (code int, er
 		return 0, newStartFailure(err)
 	}
 	defer func() { err = errors.Join(err, proc.Delete(cleanup)) }()
+	if err := fault.At("engine/step/before-start"); err != nil {
+		return 0, err
+	}
 	return follow(ctx, proc, spec)
 }
 

@@ -17,6 +17,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"gantry/engine/image"
+	"gantry/internal/fault"
 	"gantry/internal/problem"
 )
 
@@ -164,21 +165,35 @@ func (c *cache) flush() error {
 		}
 	}
 	c.mu.Unlock()
-	return c.db.Update(func(tx *bolt.Tx) error {
-		b := tx.Bucket(resultsBucket)
+	err := fault.At("builder/cache/before-record")
+	if err == nil {
+		err = c.db.Update(func(tx *bolt.Tx) error { return writeResults(tx, dirty, values) })
+	}
+	if err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		for k := range dirty {
-			var err error
-			if v, ok := values[k]; ok {
-				err = b.Put([]byte(k), v)
-			} else {
-				err = b.Delete([]byte(k))
-			}
-			if err != nil {
-				return err
-			}
+			c.dirty[k] = true // for the next flush
 		}
-		return nil
-	})
+	}
+	return err
+}
+
+// writeResults puts the entries that have a value, and deletes the others.
+func writeResults(tx *bolt.Tx, dirty map[cacheKey]bool, values map[cacheKey][]byte) error {
+	b := tx.Bucket(resultsBucket)
+	for k := range dirty {
+		var err error
+		if v, ok := values[k]; ok {
+			err = b.Put([]byte(k), v)
+		} else {
+			err = b.Delete([]byte(k))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeDir makes the builder's directory and empties its temporary one.

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"gantry/internal/fault"
 	"gantry/internal/problem"
 	"gantry/internal/tree"
 )
@@ -342,7 +343,8 @@ func (x *stageRun) newCache(ctx context.Context, m runMount, dir string) (err er
 			return err
 		}
 	}
-	if err := errors.Join(os.Chown(content, m.uid, m.gid), os.Chmod(content, m.mode)); err != nil {
+	err = errors.Join(os.Chown(content, m.uid, m.gid), os.Chmod(content, m.mode), fault.At("builder/cachemount/before-rename"))
+	if err != nil {
 		return err
 	}
 	if err := os.Rename(content, dir); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, unix.ENOTEMPTY) {

@@ -137,6 +137,31 @@ func TestLifeOfAPod(t *testing.T) {
 	}
 }
 
+// What a crash leaves before a sandbox's record is written, or after it is removed.
+func TestAHalfMadeSandboxGoes(t *testing.T) {
+	h := critest.New(t)
+	ctx := context.Background()
+	id, err := h.CRI.RunPodSandbox(ctx, sandboxConfig(t, "half"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Stop()
+	dir := filepath.Join(h.DataDir(), "sandboxes", id)
+	if err := os.Remove(filepath.Join(dir, "config.json")); err != nil {
+		t.Fatal(err)
+	}
+	h.Start()
+	if list, err := h.CRI.ListPodSandbox(ctx, nil); err != nil || len(list) > 0 {
+		t.Errorf("sandboxes %v, %v", list, err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its directory: %v", err)
+	}
+	for _, err := range h.Engine.Check(ctx) {
+		t.Errorf("check: %v", err)
+	}
+}
+
 func TestWhatCannotStartCountsAsEnded(t *testing.T) {
 	h := critest.New(t)
 	ctx := context.Background()

@@ -173,6 +173,7 @@ func (w *BlobWriter) finish() error {
 func (s *Store) placeBlob(from, owner string, d digest.Digest, r blobRecord) error {
 	s.changes.Lock()
 	defer s.changes.Unlock()
+	placed := "" // and not recorded yet
 	err := s.db.Update(func(tx *bolt.Tx) error {
 		have, err := getBlob(tx, d)
 		if err == nil {
@@ -189,6 +190,7 @@ func (s *Store) placeBlob(from, owner string, d digest.Digest, r blobRecord) err
 		if err := os.Rename(from, path); err != nil {
 			return err
 		}
+		placed = path
 		if r.Boot == "" {
 			if err := syncDir(filepath.Dir(path)); err != nil {
 				return err
@@ -199,6 +201,9 @@ func (s *Store) placeBlob(from, owner string, d digest.Digest, r blobRecord) err
 		}
 		return putBlob(tx, d, r)
 	})
+	if err != nil && placed != "" {
+		err = errors.Join(err, os.Remove(placed))
+	}
 	if err == nil && owner != "" {
 		s.lease(owner, d)
 	}

@@ -133,8 +133,7 @@ type addition struct {
 }
 
 // install moves unpacked layers into the store and records them. Layers that
-// are there already are left alone. It is all or nothing, but for directories
-// that no record names.
+// are there already are left alone. It is all or nothing.
 func (s *Store) install(ctx context.Context, layers []*unpacked, add addition) ([]Layer, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
@@ -154,9 +153,10 @@ func (s *Store) install(ctx context.Context, layers []*unpacked, add addition) (
 	s.changes.Lock()
 	defer s.changes.Unlock()
 	var out []Layer
+	var placed []string
 	err = s.db.Update(func(tx *bolt.Tx) error {
 		for _, u := range layers {
-			layer, err := s.place(tx, u, boot)
+			layer, err := s.place(tx, u, boot, &placed)
 			if err != nil {
 				return fmt.Errorf("layer %s: %w", u.diffID, err)
 			}
@@ -172,16 +172,23 @@ func (s *Store) install(ctx context.Context, layers []*unpacked, add addition) (
 		}
 		return fault.At("image/install/before-commit")
 	})
-	if err == nil && add.lease != "" {
+	if err != nil {
+		for _, path := range placed { // no record names it
+			err = errors.Join(err, os.RemoveAll(path))
+		}
+		return nil, err
+	}
+	if add.lease != "" {
 		for _, l := range out {
 			s.lease(add.lease, l.DiffID)
 		}
 	}
-	return out, err
+	return out, nil
 }
 
-// place moves one layer to where it belongs, unless the store has it.
-func (s *Store) place(tx *bolt.Tx, u *unpacked, boot string) (Layer, error) {
+// place moves one layer to where it belongs, unless the store has it, and adds
+// the paths that are new to placed.
+func (s *Store) place(tx *bolt.Tx, u *unpacked, boot string, placed *[]string) (Layer, error) {
 	r, err := getLayer(tx, u.diffID)
 	if err == nil {
 		return r.layer(u.diffID), nil
@@ -202,6 +209,7 @@ func (s *Store) place(tx *bolt.Tx, u *unpacked, boot string) (Layer, error) {
 	if err := os.Rename(u.dir, dir); err != nil {
 		return Layer{}, err
 	}
+	*placed = append(*placed, dir, s.link(r.Link))
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return Layer{}, err
 	}

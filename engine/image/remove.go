@@ -322,9 +322,7 @@ func (s *Store) collect() ([]Layer, trash, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := fault.At("image/collect/before-files"); err != nil {
-		return nil, nil, err
-	}
+	err = fault.At("image/collect/before-files")
 	var bin trash
 	for i, l := range unused {
 		dir, derr := s.discard(l.DiffID, links[i])

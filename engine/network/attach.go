@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 
+	"gantry/internal/fault"
 	"gantry/internal/problem"
 
 	"github.com/vishvananda/netlink"
@@ -129,6 +130,9 @@ func (h *Host) plug(ctx context.Context, ep *Endpoint, n Network, mac net.Hardwa
 
 // finish makes a pair that exists work.
 func (h *Host) finish(ctx context.Context, ep *Endpoint, n Network, inside *handle, req AttachRequest, bridgeUp bool) error {
+	if err := fault.At("network/attach/after-link"); err != nil {
+		return err
+	}
 	if err := inside.configure(ep, n.Name == Pods, req); err != nil {
 		return err
 	}

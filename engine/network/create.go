@@ -375,7 +375,7 @@ func (h *Host) forget(ctx context.Context, n *Network) error {
 	delete(h.pools6, n.ID)
 	h.wanted++
 	h.mu.Unlock()
-	err = h.sync(ctx)
+	err = errors.Join(h.sync(ctx), fault.At("network/remove/before-link"))
 	if n.Driver == DriverBridge {
 		err = errors.Join(err, h.links.remove(n.Link))
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"gantry/internal/fault"
 	"gantry/internal/problem"
 
 	"github.com/vishvananda/netlink"
@@ -67,7 +68,10 @@ func (h *Host) Publish(ctx context.Context, p Publication) ([]PortBinding, error
 		pub.close()
 		return nil, err
 	}
-	err := h.sync(ctx)
+	err := fault.At("network/publish/before-rules")
+	if err == nil {
+		err = h.sync(ctx)
+	}
 	if err == nil {
 		err = deleteFlows(pub.Publication, answeredByOthers)
 	}

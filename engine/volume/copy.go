@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/internal/fault"
 )
 
 // CopyUp fills an empty volume with the content of the directory src, and gives
@@ -36,6 +38,9 @@ func (s *Store) CopyUp(ctx context.Context, name, src string) error {
 		return err
 	}
 	err = copyTree(ctx, src, tmp)
+	if err == nil {
+		err = fault.At("volume/copy/before-exchange")
+	}
 	if err == nil {
 		err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, data, unix.RENAME_EXCHANGE)
 	}

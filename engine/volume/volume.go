@@ -224,7 +224,7 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 	// The record first: what is left of the content after a crash is swept by Open.
 	err := os.Remove(filepath.Join(dir, recordFile))
 	if err == nil {
-		err = removeAll(dir)
+		err = errors.Join(fault.At("volume/remove/after-record"), removeAll(dir))
 	}
 	if err != nil {
 		return fmt.Errorf("remove volume %s: %w", name, err)

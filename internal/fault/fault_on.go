@@ -7,19 +7,29 @@ package fault
 import (
 	"errors"
 	"os"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 )
 
-// At kills the process if GANTRY_FAULT is point, and returns an error if
-// GANTRY_FAULT is "error:" followed by point.
+// passes counts how often the wanted point was passed.
+var passes atomic.Int64
+
+// At kills the process if GANTRY_FAULT is point, at the nth time if it is
+// point@n, and returns an error if GANTRY_FAULT is "error:" followed by that.
 func At(point string) error {
-	want := os.Getenv("GANTRY_FAULT")
-	if want == point {
-		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	want, fails := strings.CutPrefix(os.Getenv("GANTRY_FAULT"), "error:")
+	want, nth, counted := strings.Cut(want, "@")
+	if want != point {
+		return nil
 	}
-	if strings.TrimPrefix(want, "error:") == point {
+	if counted && strconv.FormatInt(passes.Add(1), 10) != nth {
+		return nil
+	}
+	if fails {
 		return errors.New("injected fault at " + point)
 	}
-	return nil
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {} // the signal arrives
 }

@@ -34,13 +34,16 @@ type server struct {
 	notify *net.UnixConn // of cmd, by systemd's protocol: tells when it is ready
 	log    *os.File
 	api    *http.Client
+
+	program string   // of lives to come
+	env     []string // further variables of lives to come
 }
 
 const startLimit = time.Minute
 
 func newServer(t testing.TB) *server {
 	t.Helper()
-	s := &server{Server: harness.Start(t, harness.Options{Stopped: true, Args: []string{"--disable=cluster"}}), t: t}
+	s := &server{Server: harness.Start(t, harness.Options{Stopped: true, Args: []string{"--disable=cluster"}}), t: t, program: "gantryd"}
 	s.Config.Disable = []string{"cluster"}
 	s.dir = t.TempDir()
 	var err error
@@ -71,8 +74,8 @@ func (s *server) begin() {
 		s.t.Fatal(err)
 	}
 	s.notify = notify
-	s.cmd = s.Command(context.Background(), "gantryd", append([]string{"server"}, settings.Arguments(s.Config)...)...)
-	s.cmd.Env = append(s.cmd.Env, "NOTIFY_SOCKET="+address.Name)
+	s.cmd = s.Command(context.Background(), s.program, append([]string{"server"}, settings.Arguments(s.Config)...)...)
+	s.cmd.Env = append(append(s.cmd.Env, "NOTIFY_SOCKET="+address.Name), s.env...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if err := s.Begin(s.cmd); err != nil {
 		s.t.Fatal(err)

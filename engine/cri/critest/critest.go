@@ -153,6 +153,9 @@ func (h *Host) Start() {
 	}
 }
 
+// DataDir is where the engine keeps its state.
+func (h *Host) DataDir() string { return h.instance.DataDir }
+
 // Stop ends the engine. The containers go on.
 func (h *Host) Stop() {
 	h.t.Helper()
