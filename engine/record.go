@@ -14,6 +14,7 @@ import (
 	dcontainer "github.com/moby/moby/api/types/container"
 	dnetwork "github.com/moby/moby/api/types/network"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"gantry/engine/container"
 	"gantry/engine/network"
@@ -169,8 +170,16 @@ func (r *record) change(d durability, f func(*state)) error {
 	if d == durable {
 		write = atomicfile.Write
 	}
-	return write(filepath.Join(r.dir, stateFile), data, 0o600)
+	path := filepath.Join(r.dir, stateFile)
+	err = write(path, data, 0o600)
+	if isFull(err) && atomicfile.OverwriteJSON(path, data) == nil {
+		return nil
+	}
+	return err
 }
+
+// isFull tells that an error is for want of room on a disk.
+func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // reconfigure replaces the configuration, durably.
 func (r *record) reconfigure(cfg *config) error {

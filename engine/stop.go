@@ -121,6 +121,11 @@ func (e *Engine) markStopped(ctx context.Context, r *record) (waited bool, err e
 			st.Status = dcontainer.StateExited
 		}
 	})
+	if isFull(err) {
+		// What ends makes room. The next change of the state writes this one too.
+		e.log.Error("that a container was stopped is not written", "container", r.id, "err", err)
+		err = nil
+	}
 	return waited, err
 }
 

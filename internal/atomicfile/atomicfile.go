@@ -3,13 +3,17 @@
 package atomicfile
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"gantry/internal/fault"
 )
@@ -61,6 +65,27 @@ func Replace(path string, data []byte, perm fs.FileMode) error {
 		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(f.Name()))
 	}
 	return nil
+}
+
+// OverwriteJSON replaces the content of a file where the disk has no room for a
+// second one: in the space that the file has, by one write, which the death of
+// the process does not tear. A loss of power might. data must be JSON.
+func OverwriteJSON(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(int(f.Fd()), &st)
+	if err == nil && int64(len(data)) > 512*st.Blocks {
+		err = fmt.Errorf("overwrite %s: %w", path, unix.ENOSPC)
+	}
+	if err == nil {
+		// JSON may end in blanks: what is there is longer, or not.
+		padded := append(slices.Clip(data), bytes.Repeat([]byte{' '}, max(0, int(st.Size)-len(data)))...)
+		_, err = f.WriteAt(padded, 0)
+	}
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // WriteJSON is Write of v's JSON encoding.

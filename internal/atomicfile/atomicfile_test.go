@@ -1,9 +1,15 @@
 package atomicfile
 
 import (
+	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestWriteReplacesAndLeavesNoTemporary(t *testing.T) {
@@ -40,5 +46,31 @@ func TestSweepRemovesOnlyTemporaries(t *testing.T) {
 	entries, _ := os.ReadDir(dir)
 	if len(entries) != 1 || entries[0].Name() != "state.json" {
 		t.Errorf("left %v, want state.json", entries)
+	}
+}
+
+func TestOverwriteJSONStaysInItsSpace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.json")
+	if err := WriteJSON(path, strings.Repeat("a", 100), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{`"short"`, `"` + strings.Repeat("b", 200) + `"`} {
+		if err := OverwriteJSON(path, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		var got json.RawMessage
+		data, err := os.ReadFile(path)
+		if err == nil {
+			err = json.Unmarshal(data, &got)
+		}
+		if err != nil || string(got) != text {
+			t.Errorf("%s, %v; want %s", data, err, text)
+		}
+	}
+	if err := OverwriteJSON(path, make([]byte, 1<<20)); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("more than the file has room for: %v", err)
+	}
+	if err := OverwriteJSON(path+"x", nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
 	}
 }
