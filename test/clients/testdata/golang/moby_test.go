@@ -58,7 +58,7 @@ func exited(t *testing.T, wait client.ContainerWaitResult) int64 {
 }
 
 func TestEveryVersion(t *testing.T) {
-	for minor := 44; minor <= 56; minor++ { // the client speaks none below
+	for minor := 40; minor <= 56; minor++ { // the client speaks none below
 		api, err := client.New(client.FromEnv, client.WithAPIVersion(fmt.Sprintf("1.%d", minor)))
 		if err != nil {
 			t.Fatal(err)
