@@ -328,7 +328,9 @@ func TestHealth(t *testing.T) {
 func TestOOMKillsAreToldAtOnce(t *testing.T) {
 	b := newBench(t)
 	events := b.follow(b.ctx)
-	id := b.create("head -c 60m /dev/zero | tail; sleep 600", func(r *engine.CreateRequest) { r.HostConfig.Memory = 20 << 20 })
+	// The kernel kills dd rather than the shell.
+	hog := "(echo 1000 >/proc/self/oom_score_adj; exec dd if=/dev/zero of=/dev/null bs=60M count=1); sleep 600"
+	id := b.create(hog, func(r *engine.CreateRequest) { r.HostConfig.Memory = 20 << 20 })
 	b.start(id)
 	for ev := range events {
 		if ev.Action == devents.ActionOOM {

@@ -90,15 +90,19 @@ func TestLimitsReachTheKernelAndUpdate(t *testing.T) {
 	}
 }
 
+// memoryHog is a command that wants 60 MiB. The kernel kills it rather than the
+// shell, as it may when a pipe of two wants memory.
+const memoryHog = "(echo 1000 >/proc/self/oom_score_adj; exec dd if=/dev/zero of=/dev/null bs=60M count=1)"
+
 func TestReachedMemoryLimitsAreCounted(t *testing.T) {
 	r := testRuntime(t)
 	// Without a limit of memory and swap: v1 would count that one's failures instead.
-	c := create(t, r, shell(t, busybox(t), "head -c 60m /dev/zero | tail; echo ready; sleep 1000",
+	c := create(t, r, shell(t, busybox(t), memoryHog+"; echo ready; sleep 1000",
 		limited(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(20 << 20))}})))
 	if err := c.Start(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
-	waitForLog(t, c, "ready") // tail is killed, which gives back what it had
+	waitForLog(t, c, "ready")
 	s, err := c.Stats(testContext(t))
 	if err != nil || s.MemoryFails == 0 {
 		t.Errorf("%d failures, %v", s.MemoryFails, err)
@@ -108,7 +112,7 @@ func TestReachedMemoryLimitsAreCounted(t *testing.T) {
 func TestOOMKillsAreToldWhileTheContainerRuns(t *testing.T) {
 	r := testRuntime(t)
 	ctx := testContext(t)
-	s := shell(t, busybox(t), "read go; head -c 60m /dev/zero | tail; echo ready; sleep 1000",
+	s := shell(t, busybox(t), "read go; "+memoryHog+"; echo ready; sleep 1000",
 		limited(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(20 << 20))}}))
 	s.OpenStdin = true
 	c := create(t, r, s)
