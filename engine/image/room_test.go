@@ -19,7 +19,7 @@ import (
 )
 
 // openSmall opens a store on a file system of its own.
-func openSmall(t *testing.T, options string) *Store {
+func openSmall(t testing.TB, options string) *Store {
 	t.Helper()
 	testenv.NeedRoot(t)
 	dir := t.TempDir()
