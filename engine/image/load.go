@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 
 	"gantry/internal/problem"
 	"gantry/internal/tree"
@@ -42,8 +43,12 @@ func (s *Store) LoadFor(ctx context.Context, r io.Reader, platforms []ocispec.Pl
 	l := &loader{store: s, progress: progress, platforms: platforms, lease: "load " + random(), contents: contents{
 		documents: map[string][]byte{}, layers: map[string]blobLayer{}, links: map[string]string{},
 	}}
+	l.syncs.SetLimit(1)
 	defer s.EndLease(l.lease)
-	defer func() { err = errors.Join(err, l.clean()) }()
+	defer func() {
+		_ = l.syncs.Wait() // finish has seen its error; without finish it does not matter
+		err = errors.Join(err, l.clean())
+	}()
 	plain, _, err := tree.Decompress(ctxReader{ctx, r}, nil)
 	if err != nil {
 		return nil, err
@@ -62,7 +67,8 @@ type loader struct {
 	platforms []ocispec.Platform
 	lease     string
 	unpacked  []*unpacked
-	read      int64 // bytes of documents
+	read      int64          // bytes of documents
+	syncs     errgroup.Group // one at a time
 	contents
 }
 
@@ -136,6 +142,9 @@ func (l *loader) file(ctx context.Context, name string, size int64, r io.Reader)
 	}
 	c.report(size)
 	l.unpacked = append(l.unpacked, u)
+	// The disk writes this layer while the next one is unpacked; what is written
+	// before the image is recorded need not be waited for then.
+	l.syncs.TryGo(l.store.sync)
 	l.layers[name] = blobLayer{diffID: u.diffID}
 	return nil
 }
@@ -177,6 +186,9 @@ func (l *loader) finish(ctx context.Context) ([]Image, error) {
 		if err := l.verify(f); err != nil {
 			return nil, err
 		}
+	}
+	if err := l.syncs.Wait(); err != nil {
+		return nil, err
 	}
 	var lines []string
 	_, err = l.store.install(ctx, l.unpacked, addition{durable: true, then: func(tx *bolt.Tx) error {

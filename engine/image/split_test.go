@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"os"
 	"testing"
 )
@@ -120,5 +121,24 @@ func BenchmarkLoad(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+func BenchmarkSave(b *testing.B) {
+	s := open(b)
+	var entries []entry
+	for d := range 300 {
+		entries = append(entries, entry{name: fmt.Sprintf("d%d/", d)})
+		for f := range 50 {
+			entries = append(entries, entry{name: fmt.Sprintf("d%d/f%d", d, f), body: string(bytes.Repeat([]byte{byte(f), byte(d)}, 10<<10))})
+		}
+	}
+	layer := archive(b, entries...)
+	load(b, s, []string{"x"}, layer)
+	b.SetBytes(int64(len(layer)))
+	for b.Loop() {
+		if err := s.Save(ctx, io.Discard, []string{"x"}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
