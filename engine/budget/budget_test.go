@@ -15,12 +15,17 @@ import (
 
 	"gantry/engine/builder"
 	"gantry/engine/image"
+	"gantry/engine/internal/enginetest"
 	"gantry/internal/problem"
 	"gantry/internal/testenv"
 )
 
 // The tests mount file systems of their own.
-func TestMain(m *testing.M) { os.Exit(testenv.Isolate(m)) }
+func TestMain(m *testing.M) {
+	code := testenv.Isolate(m)
+	enginetest.Clean()
+	os.Exit(code)
+}
 
 // place is stores on a file system of 64 MiB.
 type place struct {
