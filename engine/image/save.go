@@ -2,9 +2,11 @@ package image
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -26,7 +28,8 @@ import (
 // A ref may be what Resolve takes; a name without a tag means all the tags that
 // the repository has.
 func (s *Store) Save(ctx context.Context, w io.Writer, refs []string) error {
-	sv := &saver{store: s, tar: tar.NewWriter(w), written: map[string]bool{}, lease: "save " + random(), repos: map[string]map[string]string{}}
+	buf := bufio.NewWriterSize(w, saveBuffer)
+	sv := &saver{store: s, tar: tar.NewWriter(buf), written: map[string]bool{}, lease: "save " + random(), repos: map[string]map[string]string{}}
 	defer s.EndLease(sv.lease)
 	images, err := s.selected(refs)
 	if err != nil {
@@ -47,8 +50,12 @@ func (s *Store) Save(ctx context.Context, w io.Writer, refs []string) error {
 			}
 		}
 	}
-	return sv.tar.Close()
+	return errors.Join(sv.tar.Close(), buf.Flush())
 }
+
+// saveBuffer is how much goes to the client at once: an archive is thousands of
+// pieces.
+const saveBuffer = 1 << 20
 
 // selection is an image and the names with which it is saved.
 type selection struct {

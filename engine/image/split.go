@@ -186,7 +186,7 @@ func (a *assembler) join(w io.Writer, split io.Reader) error {
 		}
 		switch op {
 		case opSegment:
-			_, err = io.CopyN(w, ops, int64(n))
+			err = a.segment(w, ops, int64(n))
 		case opFile:
 			err = a.file(w, ops, int64(n), files)
 			files++
@@ -197,6 +197,15 @@ func (a *assembler) join(w io.Writer, split io.Reader) error {
 			return err
 		}
 	}
+}
+
+// segment writes n bytes of the split file.
+func (a *assembler) segment(w io.Writer, ops io.Reader, n int64) error {
+	got, err := io.CopyBuffer(struct{ io.Writer }{w}, io.LimitReader(ops, n), a.buf)
+	if err == nil && got != n {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // file writes the content of one file; index says which of the archive's it is.
