@@ -375,11 +375,7 @@ func (r *run) finish(ctx context.Context, st state) (digest.Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	misfit, err := r.cfg.Images.Misfit(img, img.ID.Encoded()[:12])
-	if err != nil {
-		return "", err
-	}
-	if misfit != "" {
+	if misfit := r.cfg.Images.Misfit(img, img.ID.Encoded()[:12]); misfit != "" {
 		r.emit(Event{Kind: Warning, Text: "[Warning] The " + misfit})
 	}
 	r.emit(Event{Kind: Built, Image: img.ID.String()})

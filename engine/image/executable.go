@@ -96,14 +96,14 @@ func CheckExecutable(root *tree.Root, name string, args, env []string, dir strin
 // CPU than the image says it is for; "" if it is not. name is what the user
 // called the image. It looks at the command that the image names, or else at its
 // shell.
-func (s *Store) Misfit(img Image, name string) (_ string, err error) {
+func (s *Store) Misfit(img Image, name string) string {
 	says := img.Platform()
 	if says.OS != Host().OS || says.Architecture == "" {
-		return "", nil
+		return ""
 	}
 	k := img.ID.String() + " fits"
 	if s.looked(k) {
-		return "", nil
+		return ""
 	}
 	args := slices.Concat(img.Config.Config.Entrypoint, img.Config.Config.Cmd)
 	if len(args) == 0 {
@@ -111,15 +111,17 @@ func (s *Store) Misfit(img Image, name string) (_ string, err error) {
 	}
 	root, err := s.OpenRoot(img.Layers)
 	if err != nil {
-		return "", err
+		// Such as of too many layers: who runs it is told; to have it is no error.
+		s.log.Debug("looking at the programs of an image", "image", img.ID, "err", err)
+		return ""
 	}
-	defer func() { err = errors.Join(err, root.Close()) }()
+	defer root.Close()
 	file, arch, ok := program(root, args, img.Config.Config.Env, img.Config.Config.WorkingDir)
 	if !ok || fits(arch, says.Architecture) {
 		s.noteLook(k)
-		return "", nil
+		return ""
 	}
-	return fmt.Sprintf("image %s says that it is for %s, but its %s is for linux/%s", name, FormatPlatform(says), file, arch), nil
+	return fmt.Sprintf("image %s says that it is for %s, but its %s is for linux/%s", name, FormatPlatform(says), file, arch)
 }
 
 // fits tells whether a binary for arch belongs into an image for says. Those of

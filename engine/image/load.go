@@ -215,11 +215,7 @@ func (l *loader) finish(ctx context.Context) ([]Image, error) {
 		}
 		out = append(out, img)
 		lines = append(lines, loaded(img.ID, f.names)...)
-		misfit, err := l.store.Misfit(img, img.ID.String())
-		if err != nil {
-			return nil, err
-		}
-		if misfit != "" {
+		if misfit := l.store.Misfit(img, img.ID.String()); misfit != "" {
 			lines = append(lines, "WARNING: "+misfit+"\n")
 		}
 	}

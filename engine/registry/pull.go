@@ -232,11 +232,7 @@ func (p *puller) one(ctx context.Context, from []*repository, ref reference.Name
 	p.newer = p.newer || before.ID != img.ID
 	p.progress(Event{Status: "Digest: " + top.String()})
 	p.remember(ref, f.doc)
-	misfit, err := p.client.cfg.Images.Misfit(img, reference.FamiliarString(ref))
-	if err != nil {
-		return img, err
-	}
-	if misfit != "" {
+	if misfit := p.client.cfg.Images.Misfit(img, reference.FamiliarString(ref)); misfit != "" {
 		p.progress(Event{Status: "WARNING: " + misfit})
 		p.client.log.Warn("image with programs for another CPU", "image", reference.FamiliarString(ref), "err", misfit)
 	}
