@@ -285,7 +285,23 @@ func (e *Engine) runExec(ctx context.Context, r *record, x *exec, s *Streams) (*
 		r.execOver(x, codeNotExecutable)
 		return nil, errors.Join(err, proc.Close(whole))
 	}
+	if err == nil {
+		r.awaitExit(ctx, this, x, proc)
+	}
 	return proc, err
+}
+
+// awaitExit records the exit that follows the end of the output: a client that
+// saw the one asks for the other.
+func (r *record) awaitExit(ctx context.Context, this *run, x *exec, proc *container.Exec) {
+	select {
+	case <-proc.Done():
+		if exit, err := proc.Wait(ctx); err == nil {
+			r.execOver(x, exit.Code)
+		}
+	case <-this.closed:
+	case <-ctx.Done():
+	}
 }
 
 // newExecFailure frames the runtime's error as the reference does and records
@@ -305,8 +321,10 @@ func newExecFailure(r *record, x *exec, err error) error {
 func (r *record) execOver(x *exec, code int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	x.over, x.code, x.ended = true, code, time.Now()
-	x.settle()
+	if !x.over {
+		x.over, x.code, x.ended = true, code, time.Now()
+		x.settle()
+	}
 }
 
 // watchExec records the exit of the process.

@@ -3,9 +3,12 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -344,6 +347,33 @@ func TestOOMKillsAreToldAtOnce(t *testing.T) {
 	if !answer.State.OOMKilled || !answer.State.Running {
 		t.Errorf("state %+v", answer.State)
 	}
+}
+
+// The stock client asks for the exit code when the streams have ended.
+func TestExitOfAnExecIsKnownWhenItsOutputEnds(t *testing.T) {
+	b := newBench(t)
+	id := b.create("echo ready; sleep 600", nil)
+	b.startReady(id)
+	var all sync.WaitGroup
+	for n := range 20 {
+		all.Go(func() {
+			for range 5 {
+				made, err := b.Engine.ExecCreate(b.ctx, id, dcontainer.ExecCreateRequest{Cmd: []string{"sh", "-c", fmt.Sprint("exit ", n)}, AttachStdout: true})
+				if err == nil {
+					err = b.Engine.ExecStart(b.ctx, made, &engine.Streams{Stdout: io.Discard}, nil)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				x, err := b.Engine.ExecInspect(b.ctx, made)
+				if err != nil || x.Running || x.ExitCode == nil || *x.ExitCode != n {
+					t.Errorf("exec with exit code %d: %+v, %v", n, x, err)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestExecsAreAdopted(t *testing.T) {
