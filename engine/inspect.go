@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -150,15 +151,8 @@ func (r *record) execIDs() []string {
 func (e *Engine) graphDriver(cfg *config) *dstorage.DriverData {
 	dir := e.containerDir(cfg.ID)
 	data := map[string]string{"ID": cfg.ID, "UpperDir": filepath.Join(dir, "upper"), "WorkDir": filepath.Join(dir, "work")}
-	if lower, err := e.cfg.Images.LayerDirs(cfg.Layers); err == nil {
-		joined := ""
-		for i, layer := range lower {
-			if i > 0 {
-				joined += ":"
-			}
-			joined += layer
-		}
-		data["LowerDir"] = joined
+	if lower, err := e.lowerDirs(cfg); err == nil {
+		data["LowerDir"] = strings.Join(lower, ":")
 	}
 	return &dstorage.DriverData{Name: StorageDriver, Data: data}
 }

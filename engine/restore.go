@@ -63,7 +63,7 @@ func (e *Engine) restore(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := e.events.open(filepath.Join(e.cfg.Dir, "events")); err != nil {
+	if err := errors.Join(e.makeBase(), e.events.open(filepath.Join(e.cfg.Dir, "events"))); err != nil {
 		return err
 	}
 	list, err := e.loadContainers(ctx)

@@ -239,7 +239,7 @@ func (e *Engine) surround(cfg *config) (surroundings, layers, error) {
 		}
 		in.pid = fmt.Sprintf("/proc/%d/ns/pid", pid)
 	}
-	lower, err := e.cfg.Images.LayerDirs(cfg.Layers)
+	lower, err := e.lowerDirs(cfg)
 	if err != nil {
 		return in, nil, err
 	}

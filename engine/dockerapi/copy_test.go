@@ -274,6 +274,15 @@ func TestExportAndDiff(t *testing.T) {
 	if out := d.do("diff", "runs"); !slices.Equal(strings.Fields(out), strings.Fields("C /data D /data/seed A /new")) {
 		t.Errorf("diff of a running container: %q", out)
 	}
+	d.do("run", "--name", "idle", "busybox", "test", "-e", "/.dockerenv")
+	if _, is := entries(t, []byte(d.try("export", "idle").out))[".dockerenv"]; !is {
+		t.Error("export has no .dockerenv")
+	}
+	// What is mounted on is below the image, and in no writable layer.
+	files, err := os.ReadDir(d.do("inspect", "-f", "{{.GraphDriver.Data.UpperDir}}", "idle"))
+	if out := d.do("diff", "idle"); err != nil || len(files) != 0 || out != "" {
+		t.Errorf("a container that wrote nothing has %v, %v; diff %q", files, err, out)
+	}
 	if status, _, body := d.request("GET", "/containers/nobody/export", ""); status != 404 || !strings.Contains(body, "No such container") {
 		t.Errorf("export of nobody: %d %s", status, body)
 	}

@@ -17,18 +17,13 @@ type Overlay struct {
 // maxMountData is what mount(2) takes: a page, with its final zero.
 const maxMountData = 4095
 
-// options returns the overlay's mount options, with paths relative to base to
-// fit more layers into the one page there is.
+// options returns the overlay's mount options, with those paths relative to base
+// that are in it, to fit more layers into the one page there is.
 func (o *Overlay) options(user bool) (base, data string, err error) {
 	all := slices.Concat(o.Lower, []string{o.Upper, o.Work})
 	base = "/"
 	if len(o.Lower) > 0 {
 		base = path.Dir(o.Lower[0])
-	}
-	for _, p := range o.Lower {
-		for !strings.HasPrefix(p, strings.TrimSuffix(base, "/")+"/") {
-			base = path.Dir(base)
-		}
 	}
 	for _, p := range all {
 		if strings.ContainsAny(p, ":,\\") {
@@ -37,7 +32,9 @@ func (o *Overlay) options(user bool) (base, data string, err error) {
 	}
 	short := make([]string, len(o.Lower))
 	for i, p := range o.Lower {
-		short[i] = strings.TrimPrefix(strings.TrimPrefix(p, base), "/")
+		if short[i] = p; path.Dir(p) == base {
+			short[i] = path.Base(p)
+		}
 	}
 	data = "lowerdir=" + strings.Join(short, ":")
 	if o.Upper != "" {
