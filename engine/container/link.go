@@ -52,12 +52,14 @@ func (l *link) serve() {
 		switch kind {
 		case wire.KindReply:
 			var r wire.Reply
-			r.Decode(d)
+			if r.Decode(d); d.Bad {
+				r = wire.Reply{Failure: wire.FailRequest} // whoever waits hears of it; the container runs on
+			}
 			l.mu.Lock()
 			waiting := l.waiting[number]
 			delete(l.waiting, number)
 			l.mu.Unlock()
-			if waiting != nil && !d.Bad {
+			if waiting != nil {
 				waiting <- r // has room for one
 			}
 		case wire.KindExit:

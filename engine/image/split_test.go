@@ -11,7 +11,9 @@ import (
 )
 
 // FuzzUnpack unpacks any bytes as a layer: what is accepted can be made again to
-// the byte.
+// the byte. An execution writes to a disk, and no two cover the same: it wants
+// -fuzzminimizetime=10x, without which the fuzzer seems to stand still while it
+// tries for a minute to make each input smaller.
 func FuzzUnpack(f *testing.F) {
 	s := open(f)
 	f.Add(archive(f, base...))

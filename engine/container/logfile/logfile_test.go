@@ -1,6 +1,8 @@
 package logfile
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -222,4 +224,44 @@ func TestFollowEndsWhenNothingMoreIsWanted(t *testing.T) {
 	if n != 1 {
 		t.Errorf("%d lines, want the one that is there", n)
 	}
+}
+
+// FuzzPacked reads any bytes as a compressed file of a log: it is refused, or
+// read through.
+func FuzzPacked(f *testing.F) {
+	for _, comment := range []string{"inode 7", "7", "inode x", ""} {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		z.Comment = comment
+		if _, err := z.Write([]byte(`{"log":"a\n","stream":"stdout","time":"2026-01-02T03:04:05Z"}` + "\n")); err != nil {
+			f.Fatal(err)
+		}
+		if err := z.Close(); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b.Bytes())
+		f.Add(b.Bytes()[:b.Len()-9])
+	}
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, content []byte) {
+		path := filepath.Join(t.TempDir(), "log.1")
+		if err := os.WriteFile(path+compressed, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p, err := openPart(path)
+		if err != nil {
+			return
+		}
+		defer func() { p.Close() }()
+		if p.inflate() != nil {
+			return
+		}
+		err = backwards(p.File, func(line []byte, _ int64) bool {
+			parse("json-file", line)
+			return true
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
 }

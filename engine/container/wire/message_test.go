@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"gantry/engine/container/program"
 )
@@ -110,5 +111,52 @@ func FuzzCreate(f *testing.F) {
 		}
 		// What decodes is either loaded or refused.
 		program.Load(&c.Process.Program)
+	})
+}
+
+// FuzzReply reads any bytes as what a shim sends: what decodes is the same after
+// another way over the wire.
+func FuzzReply(f *testing.F) {
+	for _, r := range []Reply{{}, {Failure: FailErrno, A: StepClone, B: 12}, {State: State{Pid: 3, Started: true, Exited: true}},
+		{Execs: []ExecState{{ID: "a", Note: []byte("note"), Pid: 9}, {ID: "b", Note: []byte{0}, Code: 3, At: 1 << 60}}}} {
+		var e Encoder
+		r.Encode(&e)
+		f.Add(e.B)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var r, again Reply
+		d := &Decoder{B: data}
+		if r.Decode(d); d.Bad {
+			return
+		}
+		var e Encoder
+		r.Encode(&e)
+		d = &Decoder{B: e.B}
+		if again.Decode(d); d.Bad || len(d.B) != 0 {
+			t.Fatalf("%+v does not decode", r)
+		}
+		if diff := cmp.Diff(r, again, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("(-first +again)\n%s", diff)
+		}
+	})
+}
+
+func FuzzExit(f *testing.F) {
+	for _, x := range []Exit{{}, {Process: "x", Code: 137, OOM: true, At: 1 << 60}} {
+		var e Encoder
+		x.Encode(&e)
+		f.Add(e.B)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var x, again Exit
+		d := &Decoder{B: data}
+		if x.Decode(d); d.Bad {
+			return
+		}
+		var e Encoder
+		x.Encode(&e)
+		if again.Decode(&Decoder{B: e.B}); again != x {
+			t.Errorf("%+v came back as %+v", x, again)
+		}
 	})
 }
