@@ -218,15 +218,19 @@ func (s *Shim) start(id string) wire.Reply {
 		return wire.Reply{Failure: wire.FailState}
 	}
 	r := p.execute()
+	p.settle(&r)
+	return r
+}
+
+// settle keeps how the start of the first process went.
+func (p *process) settle(r *wire.Reply) {
 	if r.Failure != wire.OK {
-		s.mu.Lock()
 		p.startFailed = 126
 		if e := syscall.Errno(r.B); e == syscall.ENOENT || e == syscall.ENOTDIR {
 			p.startFailed = 127
 		}
-		s.mu.Unlock()
 	}
-	return r
+	close(p.settled)
 }
 
 func (s *Shim) signal(id string, sig syscall.Signal) wire.Reply {

@@ -20,12 +20,14 @@ type process struct {
 	pumping bool       // set before the process is started
 
 	// Guarded by Shim.mu.
-	pid, pidfd  int // 0 and -1 before and after its life
-	forked      bool
-	started     bool
-	startFailed int // exit code of a container that never became its program
-	status      syscall.WaitStatus
-	at          time.Time
+	pid, pidfd int // 0 and -1 before and after its life
+	forked     bool
+	started    bool
+	status     syscall.WaitStatus
+	at         time.Time
+
+	startFailed int           // exit code of a container that never became its program; set before settled
+	settled     chan struct{} // closed when the first process's start has succeeded or failed
 
 	statusPipe, release *os.File // to the child until it executes its program
 
@@ -43,7 +45,7 @@ type process struct {
 }
 
 func newProcess(id string, spec *wire.Process, log *logWriter) *process {
-	return &process{id: id, spec: spec, log: log, pidfd: -1,
+	return &process{id: id, spec: spec, log: log, pidfd: -1, settled: make(chan struct{}),
 		reaped: make(chan struct{}), drained: make(chan struct{}), ended: make(chan struct{})}
 }
 

@@ -217,12 +217,26 @@ func (s *Shim) watchFirst(p *process) {
 	}
 	s.log.close()
 	x := wire.Exit{Code: exitCode(p.status), OOM: oomKilled(s.create.OOMPath), At: p.at.UnixNano()}
-	if p.startFailed != 0 {
-		x.Code = p.startFailed
+	if failed := s.startOutcome(p); failed != 0 {
+		x.Code = failed
 	}
 	writeExit(s.create.ExitPath, &x, p.at)
 	s.tell(&x)
 	s.stop()
+}
+
+// startOutcome is the exit code of a first process that has ended without ever
+// having been its program; 0 for others. The process may be reaped before the
+// start that is under way has read why.
+func (s *Shim) startOutcome(p *process) int {
+	s.mu.Lock()
+	started := p.started
+	s.mu.Unlock()
+	if !started {
+		return 0 // nor can it be any more
+	}
+	<-p.settled
+	return p.startFailed
 }
 
 // tell sends x to all that said hello.
