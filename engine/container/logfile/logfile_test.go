@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestParse(t *testing.T) {
@@ -158,6 +159,95 @@ func TestReadChooses(t *testing.T) {
 func TestReadOfAMissingLogIsEmpty(t *testing.T) {
 	if got := collect(t, filepath.Join(t.TempDir(), "log"), Options{Format: "cri"}); got != nil {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestReadWaitsForARotationToEnd(t *testing.T) {
+	for range 20 {
+		path := filepath.Join(t.TempDir(), "log")
+		for n, name := range []string{name(path, 1), path} {
+			if err := os.WriteFile(name, []byte(line(n, "stdout", "F", fmt.Sprint(n))), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		dir, err := os.Open(filepath.Dir(path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(name(path, 1), name(path, 2)); err != nil {
+			t.Fatal(err)
+		}
+		begun, read := make(chan struct{}), make(chan []string)
+		go func() {
+			close(begun)
+			read <- collect(t, path, Options{Format: "cri"})
+		}()
+		<-begun
+		if err := os.Rename(path, name(path, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(line(2, "stdout", "F", "2")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Flock(int(dir.Fd()), unix.LOCK_UN); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"0\n", "1\n", "2\n"}, <-read); diff != "" {
+			t.Fatalf("(-want +got)\n%s", diff)
+		}
+	}
+}
+
+// TestAFileIsKnownByMoreThanItsInode has a compressed file whose inode number is
+// that of another log file by now.
+func TestAFileIsKnownByMoreThanItsInode(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(name(path, 1), []byte(line(0, "stdout", "F", "a")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	plain, err := openPart(name(path, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	if err := Compress(path); err != nil {
+		t.Fatal(err)
+	}
+	packed, err := openPart(name(path, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { packed.Close() }()
+	if !packed.packed || !packed.is(plain) || !plain.is(packed) {
+		t.Errorf("the compressed form of a file is not known to be that")
+	}
+	if err := os.WriteFile(path, []byte(line(1, "stdout", "F", "a")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other, err := openPart(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	packed.inode = other.inode
+	if packed.is(other) || other.is(packed) || same(packed, path) {
+		t.Error("a file is taken for another with its inode number")
+	}
+	if gone, err := packed.removed(); gone || err != nil {
+		t.Errorf("removed: %v, %v", gone, err)
+	}
+	if err := packed.inflate(); err != nil {
+		t.Fatal(err)
+	}
+	if packed.is(other) || same(packed, path) {
+		t.Error("an inflated file is taken for another with its inode number")
+	}
+	if gone, err := packed.removed(); gone || err != nil {
+		t.Errorf("removed, once inflated: %v, %v", gone, err)
 	}
 }
 

@@ -1,10 +1,12 @@
 package logfile
 
 import (
+	"bytes"
 	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -21,8 +23,59 @@ const compressed = ".gz"
 // without a name, when it is read.
 type part struct {
 	*os.File
-	inode  uint64 // of the file as the shim wrote it
-	packed bool
+	inode  uint64   // of the file as the shim wrote it
+	packed bool     // File is compressed
+	origin *os.File // compressed, where File is what was inflated from it
+}
+
+func (p *part) Close() error {
+	if p.origin != nil {
+		p.origin.Close()
+	}
+	return p.File.Close()
+}
+
+// live says whether the open file is the one that the shim wrote.
+func (p *part) live() bool { return !p.packed && p.origin == nil }
+
+// is says whether two open parts are of one file. The inode number of one that
+// was compressed, and removed, may be another's by now.
+func (p *part) is(q *part) bool {
+	if p.inode != q.inode || p.live() && q.live() {
+		return p.inode == q.inode
+	}
+	a, err := p.start()
+	b, err2 := q.start()
+	return err == nil && err2 == nil && bytes.Equal(a, b)
+}
+
+// startSize is more than the first line has, with the time at which it was written.
+const startSize = 128 << 10
+
+// start returns the first bytes that the shim wrote.
+func (p *part) start() ([]byte, error) {
+	var r io.Reader = io.NewSectionReader(p.File, 0, math.MaxInt64)
+	if p.packed {
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			return nil, err
+		}
+		r = z
+	}
+	return io.ReadAll(io.LimitReader(r, startSize))
+}
+
+// removed says whether the file has no name any more.
+func (p *part) removed() (bool, error) {
+	f := p.File
+	if p.origin != nil {
+		f = p.origin
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	return info.Sys().(*syscall.Stat_t).Nlink == 0, nil
 }
 
 // openPart opens the file called name, or its compressed form. Where a crash
@@ -92,8 +145,7 @@ func (p *part) inflate() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("%s: %w", p.Name(), err), plain.Close())
 	}
-	p.Close()
-	p.File, p.packed = plain, false
+	p.origin, p.File, p.packed = p.File, plain, false
 	return nil
 }
 

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // reader is one iteration over a log.
@@ -87,7 +89,19 @@ func (r *reader) open() error {
 	return fmt.Errorf("read log %s: it is rotated faster than it can be opened", r.path)
 }
 
+// openAll opens the files that there are, oldest first. Meanwhile the shim does
+// not rotate, which might hide some of them: it lets the newest grow.
 func openAll(path string) ([]*part, error) {
+	dir, err := os.Open(filepath.Dir(path))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read log: %w", err)
+	}
+	defer dir.Close() // gives the lock up
+	// A file system without locks: the shim cannot rotate there either.
+	_ = unix.Flock(int(dir.Fd()), unix.LOCK_SH)
 	var files []*part // newest first
 	for n := 0; ; n++ {
 		f, err := openPart(name(path, n))
@@ -101,8 +115,8 @@ func openAll(path string) ([]*part, error) {
 			closeAll(files)
 			return nil, fmt.Errorf("read log: %w", err)
 		}
-		if len(files) > 0 && files[len(files)-1].inode == f.inode {
-			f.Close() // it was renamed since it was opened as the one before
+		if slices.ContainsFunc(files, f.is) {
+			f.Close() // it was renamed since it was opened as a newer one
 			continue
 		}
 		files = append(files, f)
@@ -122,7 +136,7 @@ func name(path string, n int) string {
 // same says whether path still names the open file f.
 func same(f *part, path string) bool {
 	info, err := os.Stat(path)
-	return err == nil && inodeOf(info) == f.inode
+	return err == nil && f.live() && inodeOf(info) == f.inode
 }
 
 // drain yields what is there, through all files, and stays at the end of the
@@ -185,19 +199,13 @@ func (r *reader) newer() (files []*part, found bool, err error) {
 		return nil, false, err
 	}
 	current := r.files[0]
-	info, err := current.Stat()
+	deleted, err := current.removed()
 	if err != nil {
 		closeAll(all)
 		return nil, false, err
 	}
-	first := 0
-	for i, f := range all {
-		if f.inode == current.inode {
-			first = i + 1
-		}
-	}
+	first := slices.IndexFunc(all, current.is) + 1
 	closeAll(all[:first])
-	deleted := info.Sys().(*syscall.Stat_t).Nlink == 0
 	return all[first:], first > 0 || deleted, nil
 }
 
