@@ -94,20 +94,39 @@ func SELinux() bool {
 }
 
 // labels asks for the AppArmor profile and SELinux label that the program is to have.
-func (p *Planner) labels(s *specs.Process) {
+// Not through the container's /proc, at which an image's volume may be. In a user
+// namespace (user) the process may not mount a /proc without masks, and that
+// is the one there is.
+func (p *Planner) labels(s *specs.Process, user bool) {
+	if s.ApparmorProfile == "" && s.SelinuxLabel == "" {
+		return
+	}
+	l, proc, prefix := p.child, program.Cwd, "/proc/"
+	if !user {
+		context, mount := p.b.Reg(), p.b.Reg()
+		l.Doing("mount a proc of its own for labels")
+		l.Call(unix.SYS_FSOPEN, p.b.Str("proc"), program.Val(unix.FSOPEN_CLOEXEC)).Into(context)
+		l.Call(unix.SYS_FSCONFIG, program.InReg(context), program.Val(unix.FSCONFIG_CMD_CREATE), program.Null, program.Null, program.Val(0))
+		l.Call(unix.SYS_FSMOUNT, program.InReg(context), program.Val(unix.FSMOUNT_CLOEXEC), program.Val(0)).Into(mount)
+		l.Call(unix.SYS_CLOSE, program.InReg(context))
+		proc, prefix = program.InReg(mount), ""
+	}
 	write := func(file, text string) {
 		fd := p.b.Reg()
-		p.child.Call(unix.SYS_OPENAT, program.Cwd, p.b.Str(file), program.Val(unix.O_WRONLY|unix.O_CLOEXEC)).Into(fd)
-		p.child.Call(unix.SYS_WRITE, program.InReg(fd), p.b.Str(text), program.Val(len(text)))
-		p.child.Call(unix.SYS_CLOSE, program.InReg(fd))
+		l.Call(unix.SYS_OPENAT, proc, p.b.Str(prefix+file), program.Val(unix.O_WRONLY|unix.O_CLOEXEC)).Into(fd)
+		l.Call(unix.SYS_WRITE, program.InReg(fd), p.b.Str(text), program.Val(len(text)))
+		l.Call(unix.SYS_CLOSE, program.InReg(fd))
 	}
 	if s.ApparmorProfile != "" {
-		p.child.Doing("apply AppArmor profile " + s.ApparmorProfile)
-		write("/proc/self/attr/apparmor/exec", "exec "+s.ApparmorProfile)
+		l.Doing("apply AppArmor profile " + s.ApparmorProfile)
+		write("self/attr/apparmor/exec", "exec "+s.ApparmorProfile)
 	}
 	if s.SelinuxLabel != "" {
-		p.child.Doing("set SELinux label " + s.SelinuxLabel)
-		write("/proc/self/attr/exec", s.SelinuxLabel)
+		l.Doing("set SELinux label " + s.SelinuxLabel)
+		write("self/attr/exec", s.SelinuxLabel)
+	}
+	if !user {
+		l.Call(unix.SYS_CLOSE, proc)
 	}
 }
 

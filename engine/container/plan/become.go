@@ -69,7 +69,7 @@ func (p *Planner) becomeProgram(s *specs.Process, personality *specs.LinuxPerson
 		return err
 	}
 	p.personality(personality)
-	p.labels(s)
+	p.labels(s, user)
 	// Before the seccomp filter, which may be older than the call. What is opened
 	// later closes itself.
 	l.Doing("close what is open")
