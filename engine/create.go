@@ -111,7 +111,7 @@ func (e *Engine) resolve(req CreateRequest, img image.Image) (*config, []string,
 	}
 	secure, err := parseSecurity(host.SecurityOpt)
 	if err == nil {
-		err = errors.Join(refuseProfiles(secure, hostLSM()), e.resolveModes(&host))
+		err = errors.Join(refuseLabels(secure, hasSELinux()), e.resolveModes(&host))
 	}
 	if err != nil {
 		return nil, nil, err

@@ -218,16 +218,16 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
-	for _, option := range []string{"apparmor=other", "label=type:x"} {
+	for option, want := range map[string]error{"label=type:x": problem.Unsupported, "label=disable": nil, "apparmor=other": nil} {
 		s, err := parseSecurity([]string{option})
 		if err != nil {
 			t.Errorf("%s: %v", option, err)
 		}
-		if err := refuseProfiles(s, lsm{apparmor: true, selinux: true}); !errors.Is(err, problem.Unsupported) {
+		if err := refuseLabels(s, true); !errors.Is(err, want) {
 			t.Errorf("%s: %v", option, err)
 		}
-		if err := refuseProfiles(s, lsm{}); err != nil {
-			t.Errorf("%s on a host without: %v", option, err)
+		if err := refuseLabels(s, false); err != nil {
+			t.Errorf("%s on a host without SELinux: %v", option, err)
 		}
 	}
 	for _, option := range []string{"systempaths=unconfined", "unknown=1", "nothing", "no-new-privileges=maybe", "writable-cgroups=maybe", "writable-cgroups"} {

@@ -55,6 +55,7 @@ import (
 
 	"gantry/engine/container"
 	"gantry/engine/image"
+	"gantry/engine/internal/apparmor"
 	"gantry/engine/network"
 	"gantry/engine/volume"
 	"gantry/internal/problem"
@@ -88,6 +89,7 @@ type Engine struct {
 	events       *eventLog
 	compressor   *compressor // nil: rotated logs stay as they are
 	capabilities []string    // that this host can give
+	apparmor     *apparmor.Host
 
 	ready  chan struct{}
 	tasks  chan func(context.Context) // to be run by Run
@@ -119,7 +121,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		cfg: cfg, log: cfg.Logger, capabilities: caps,
+		cfg: cfg, log: cfg.Logger, capabilities: caps, apparmor: apparmor.Look(),
 		ready: make(chan struct{}), tasks: make(chan func(context.Context)), closed: make(chan struct{}),
 		records: map[string]*record{}, names: map[string]string{},
 		sandboxes: map[string]*sandboxRecord{}, execs: map[string]*record{},
@@ -143,6 +145,7 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 
 	restored := make(chan error, 1) // one result, which nobody may be left to read
 	children.Go(func() { restored <- e.restore(ctx) })
+	children.Go(func() { e.loadAppArmor(ctx) })
 	for {
 		select {
 		case task := <-e.tasks:

@@ -68,7 +68,7 @@ func (e *Engine) ExecCreate(ctx context.Context, ref string, req dcontainer.Exec
 	if err != nil {
 		return "", err
 	}
-	x, err := e.newExec(r, req)
+	x, err := e.newExec(ctx, r, req)
 	if err != nil {
 		return "", err
 	}
@@ -102,7 +102,7 @@ func (r *record) forgetExecs(now time.Time) []string {
 	return old
 }
 
-func (e *Engine) newExec(r *record, req dcontainer.ExecCreateRequest) (*exec, error) {
+func (e *Engine) newExec(ctx context.Context, r *record, req dcontainer.ExecCreateRequest) (*exec, error) {
 	cfg, st := r.view()
 	switch {
 	case r.running() == nil:
@@ -125,6 +125,10 @@ func (e *Engine) newExec(r *record, req dcontainer.ExecCreateRequest) (*exec, er
 		return nil, refused
 	}
 	in.account = account
+	// By the container: that the exec is privileged does not matter.
+	if in.apparmor, err = e.confine(ctx, cfg.HostConfig); err != nil {
+		return nil, err
+	}
 	host := *cfg.HostConfig
 	host.Privileged = host.Privileged || req.Privileged
 	caps, err := capabilitiesFor(&host, e.capabilities)
@@ -143,7 +147,7 @@ func (e *Engine) newExec(r *record, req dcontainer.ExecCreateRequest) (*exec, er
 	x := &exec{id: newID(), req: req, settled: make(chan struct{}), refused: refused}
 	x.process = specs.Process{
 		Terminal: req.Tty, Args: req.Cmd, Env: mergeEnv(env, req.Env), Cwd: cfg.Config.WorkingDir,
-		User: in.account.User, NoNewPrivileges: opts.noNewPrivileges,
+		User: in.account.User, NoNewPrivileges: opts.noNewPrivileges, ApparmorProfile: in.apparmor,
 		Capabilities: capabilitySets(caps, in.account.User.UID == 0), Rlimits: rlimits(host.Ulimits),
 	}
 	x.process.User.Umask = host.Umask
@@ -415,7 +419,7 @@ func (e *Engine) ExecRun(ctx context.Context, ref string, req dcontainer.ExecCre
 	if err != nil {
 		return 0, err
 	}
-	x, err := e.newExec(r, req)
+	x, err := e.newExec(ctx, r, req)
 	if err != nil {
 		return 0, err
 	}

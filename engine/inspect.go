@@ -82,6 +82,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size Sizes) (dcontaine
 		HostsPath: filepath.Join(files, "hosts"), LogPath: cfg.LogPath,
 		Driver: StorageDriver, Platform: "linux", ExecIDs: r.execIDs(),
 		HostConfig: e.shownLinks(cfg), Mounts: mountPoints(cfg), Config: cfg.Config,
+		AppArmorProfile: e.appArmorProfile(cfg.HostConfig),
 		GraphDriver:     e.graphDriver(cfg),
 		NetworkSettings: e.networkSettings(cfg, st),
 	}

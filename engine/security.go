@@ -1,7 +1,7 @@
 package engine
 
 import (
-	"os"
+	"context"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"gantry/engine/container"
+	"gantry/engine/internal/apparmor"
 )
 
 // security is what SecurityOpt says.
@@ -63,26 +64,48 @@ func parseSecurity(options []string) (security, error) {
 	return s, nil
 }
 
-// refuseProfiles refuses profiles of AppArmor and labels of SELinux on a host
-// that has them. On others, as in the reference, they mean nothing.
-func refuseProfiles(s security, host lsm) error {
-	if host.apparmor && s.apparmor != "" && s.apparmor != "unconfined" {
-		return unsupported("HostConfig.SecurityOpt apparmor=" + s.apparmor)
-	}
+// refuseLabels refuses labels of SELinux on a host that has it. On others, as in
+// the reference, they mean nothing.
+func refuseLabels(s security, selinux bool) error {
 	for _, label := range s.labels {
-		if host.selinux && label != "disable" {
+		if selinux && label != "disable" {
 			return unsupported("HostConfig.SecurityOpt label=" + label)
 		}
 	}
 	return nil
 }
 
-// lsm tells which security modules the host has.
-type lsm struct{ apparmor, selinux bool }
+func hasSELinux() bool { return exists("/sys/fs/selinux/enforce") }
 
-func hostLSM() lsm {
-	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	return lsm{apparmor: err == nil && strings.HasPrefix(string(enabled), "Y"), selinux: exists("/sys/fs/selinux/enforce")}
+// AppArmor tells what AppArmor the host has.
+func (e *Engine) AppArmor() apparmor.Support { return e.apparmor.Support }
+
+// loadAppArmor loads the default profile. Where that fails, containers that want
+// it fail to start.
+func (e *Engine) loadAppArmor(ctx context.Context) {
+	if e.apparmor.Enabled && !e.apparmor.Default {
+		e.log.Warn("apparmor_parser is not there: containers run without the profile docker-default")
+	}
+	if err := e.apparmor.Ensure(ctx, e.apparmor.Profile("", false)); err != nil && ctx.Err() == nil {
+		e.log.Error("load the default AppArmor profile", "err", err)
+	}
+}
+
+// appArmorProfile returns the profile of a container and of what is executed in
+// it; empty is none.
+func (e *Engine) appArmorProfile(h *dcontainer.HostConfig) string {
+	opts, err := parseSecurity(h.SecurityOpt)
+	if err != nil {
+		return "" // refused when the container was created
+	}
+	return e.apparmor.Profile(opts.apparmor, h.Privileged)
+}
+
+// confine returns the profile of a process that is to be made. Afterwards the
+// default one is loaded.
+func (e *Engine) confine(ctx context.Context, h *dcontainer.HostConfig) (string, error) {
+	profile := e.appArmorProfile(h)
+	return profile, e.apparmor.Ensure(ctx, profile)
 }
 
 // seccompFor returns the filter of a container with these capabilities; nil

@@ -30,6 +30,7 @@ type surroundings struct {
 	cgroup   string // parent of the container's cgroup, relative to the instance's
 	hostname string
 	linked   []string          // variables of legacy links
+	apparmor string            // profile; empty: none
 	init     string            // program that is to be process 1; empty: the container\'s own
 	possible []string          // capabilities that this host can give
 	sources  map[string]string // what mounts are bound from, by destination; else their own source
@@ -62,6 +63,7 @@ func buildSpec(cfg *config, in surroundings) (*specs.Spec, error) {
 			Env:             environment(c, in),
 			Cwd:             c.WorkingDir,
 			NoNewPrivileges: opts.noNewPrivileges,
+			ApparmorProfile: in.apparmor,
 			Capabilities:    capabilitySets(caps, in.account.User.UID == 0),
 			Rlimits:         rlimits(h.Ulimits),
 		},

@@ -96,6 +96,9 @@ func (e *Engine) launch(ctx context.Context, r *record) (err error) {
 	if err != nil {
 		return err
 	}
+	if in.apparmor, err = e.confine(ctx, cfg.HostConfig); err != nil {
+		return err
+	}
 	if err := e.useVolumes(ctx, cfg, r.id); err != nil {
 		return err
 	}

@@ -68,6 +68,9 @@ func (s StepRunner) Run(ctx context.Context, spec builder.RunSpec) (code int, er
 	if err != nil {
 		return 0, err
 	}
+	if oci.Process.ApparmorProfile, err = e.confine(ctx, cfg.HostConfig); err != nil {
+		return 0, err
+	}
 	proc, err := e.cfg.Runtime.Create(ctx, container.Spec{
 		ID: spec.ID, Dir: dir, OCI: oci, Log: container.Log{Format: container.LogNone},
 		Overlay: &container.Overlay{Lower: spec.Lower, Upper: spec.Upper, Work: spec.Work},

@@ -82,6 +82,12 @@ func (c *call) info() error {
 		CDISpecDirs:     []string{}, Warnings: append(limitWarnings(limits), c.cfg.Networks.Warnings(ctx)...),
 		FirewallBackend: firewall(c.cfg.Networks),
 	}
+	switch armor := c.cfg.Engine.AppArmor(); {
+	case armor.Default:
+		out.SecurityOptions = append([]string{"name=apparmor"}, out.SecurityOptions...)
+	case armor.Enabled:
+		out.Warnings = append(out.Warnings, "WARNING: apparmor_parser is missing: containers run without the AppArmor profile docker-default")
+	}
 	if out.ID, err = c.cfg.Engine.Identity(); err != nil {
 		return err
 	}
