@@ -23,6 +23,11 @@ func (s *Service) CreateContainer(ctx context.Context, sandboxID string, config 
 	if err != nil {
 		return "", err
 	}
+	confined, err := appArmor(config.GetLinux().GetSecurityContext(), s.cfg.Engine.AppArmor())
+	if err != nil {
+		return "", err
+	}
+	req.HostConfig.SecurityOpt = append(req.HostConfig.SecurityOpt, confined...)
 	// The name that people know, where it means the same image.
 	if name := config.GetImage().GetUserSpecifiedImage(); name != "" && name != req.Config.Image {
 		if img, err := s.cfg.Images.Resolve(ctx, name); err == nil && imageID(img.ID) == req.Config.Image {

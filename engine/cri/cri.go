@@ -12,9 +12,9 @@
 // can be recognised in `docker ps`.
 //
 // A field that is not supported is refused by its name. Refused now: user
-// namespaces, process namespaces shared by a pod, SELinux and AppArmor
-// profiles, seccomp profiles from files, huge pages, CDI devices, image
-// volumes, checkpoints, reopening of logs (the engine rotates them itself).
+// namespaces, process namespaces shared by a pod, SELinux labels, seccomp
+// profiles from files, huge pages, CDI devices, image volumes, checkpoints,
+// reopening of logs (the engine rotates them itself).
 package cri
 
 import (

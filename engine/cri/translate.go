@@ -10,6 +10,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"gantry/engine"
+	"gantry/engine/internal/apparmor"
 	"gantry/internal/problem"
 )
 
@@ -71,7 +72,6 @@ func createRequest(c *runtimeapi.ContainerConfig, sandbox *engine.Sandbox) (engi
 // refuse names what cannot be honoured.
 func refuse(c *runtimeapi.ContainerConfig) error {
 	sc, r := c.GetLinux().GetSecurityContext(), c.GetLinux().GetResources()
-	apparmor := sc.GetApparmor()
 	switch {
 	case len(c.CDIDevices) > 0:
 		return unsupported("CDI_devices")
@@ -81,8 +81,6 @@ func refuse(c *runtimeapi.ContainerConfig) error {
 		return unsupported("resources.unified")
 	case seLinux(sc.GetSelinuxOptions()):
 		return unsupported("security_context.selinux_options")
-	case apparmor != nil && apparmor.ProfileType == runtimeapi.SecurityProfile_Localhost:
-		return unsupported("security_context.apparmor of type Localhost")
 	case sc.GetSeccomp().GetProfileType() == runtimeapi.SecurityProfile_Localhost && sc.GetSeccomp() != nil:
 		return unsupported("security_context.seccomp of type Localhost")
 	case len(sc.GetCapabilities().GetAddAmbientCapabilities()) > 0:
@@ -103,6 +101,30 @@ func refuse(c *runtimeapi.ContainerConfig) error {
 		}
 	}
 	return nil
+}
+
+// appArmor is what the engine is asked for; nothing is its default. A profile by
+// name is refused, in containerd's words, where the host has no AppArmor.
+func appArmor(sc *runtimeapi.LinuxContainerSecurityContext, host apparmor.Support) ([]string, error) {
+	const localhost = "localhost/"
+	p := sc.GetApparmor()
+	if old := sc.GetApparmorProfile(); p == nil && strings.HasPrefix(old, localhost) { // the form of old kubelets
+		p = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: old}
+	} else if p == nil && old == apparmor.Unconfined {
+		p = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+	}
+	switch name := strings.TrimPrefix(p.GetLocalhostRef(), localhost); {
+	case p == nil || p.ProfileType == runtimeapi.SecurityProfile_RuntimeDefault:
+		return nil, nil
+	case p.ProfileType == runtimeapi.SecurityProfile_Unconfined:
+		return []string{"apparmor=" + apparmor.Unconfined}, nil
+	case !host.Enabled:
+		return nil, problem.New(problem.Unsupported, "apparmor is not supported")
+	case name == "":
+		return nil, problem.New(problem.Invalid, "security_context.apparmor of type Localhost names no profile")
+	default:
+		return []string{"apparmor=" + name}, nil
+	}
 }
 
 func seLinux(o *runtimeapi.SELinuxOption) bool {
