@@ -46,7 +46,7 @@ install_gantry() {
 	check "docker info" "Cgroup Version: 2" docker info
 	mkdir -p /img/bin
 	cp /bin/busybox /img/bin/
-	for applet in sh cat echo sleep true head tail ls grep mknod id kill od; do ln -sf busybox "/img/bin/$applet"; done
+	for applet in sh cat echo sleep true head tail ls grep mknod id kill od mount; do ln -sf busybox "/img/bin/$applet"; done
 	tar c -C /img . | docker import - box >/dev/null
 }
 
@@ -79,6 +79,39 @@ limits() {
 	# Debian's kernel gives huge pages to whoever does not refuse them.
 	check "a shim's memory" "^[0-9]{3}$" shim_memory lim
 	check "--init" "^docker-init" docker run --rm --init box cat /proc/1/comm
+}
+
+# label prints the profile of a container's first process, as the kernel has it.
+label() { cat "/proc/$(pid "$1")/attr/apparmor/current"; }
+
+labels() {
+	local self=/proc/self/attr/apparmor/current mount='mount -t tmpfs none /proc/fs && echo mounted'
+	check "the default profile is loaded" "docker-default \(enforce\)" grep ^docker-default /sys/kernel/security/apparmor/profiles
+	check "docker info has apparmor" "name=apparmor" docker info -f '{{.SecurityOptions}}'
+	docker run -d --name confined box sleep 10000 >/dev/null
+	check "a container has the default profile" "^docker-default \(enforce\)$" label confined
+	check "docker inspect" "^docker-default$" docker inspect -f '{{.AppArmorProfile}}' confined
+	check "docker exec has it" "^docker-default \(enforce\)$" docker exec confined cat $self
+	check "docker exec --privileged has it" "^docker-default \(enforce\)$" docker exec --privileged confined cat $self
+	check "with no-new-privileges" "^docker-default \(enforce\)$" docker run --rm --security-opt no-new-privileges box cat $self
+	check "the profile refuses mounts" "ermission denied" docker run --rm --cap-add SYS_ADMIN --security-opt seccomp=unconfined box sh -c "$mount"
+	check "no profile refuses none" "^mounted$" docker run --rm --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined box sh -c "$mount"
+	check "apparmor=unconfined" "^unconfined$" docker run --rm --security-opt apparmor=unconfined box cat $self
+	check "--privileged is unconfined" "^unconfined$" docker run --rm --privileged --security-opt apparmor=docker-default box cat $self
+	echo 'profile mine flags=(attach_disconnected) { file, capability, network, signal, }' | apparmor_parser -Kr
+	check "a profile of one's own" "^mine " docker run --rm --security-opt apparmor=mine box cat $self
+	check "it allows no mounts" "ermission denied" docker run --rm --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=mine box sh -c "$mount"
+	check "a profile that is not loaded" "apply AppArmor profile nosuch: no such file" docker run --rm --security-opt apparmor=nosuch box true
+	# A volume at /proc, with a file where the profile is asked for.
+	mkdir -p /tmp/proc/self/attr/apparmor
+	: >/tmp/proc/self/attr/apparmor/exec
+	docker run -d --name deceived -v /tmp/proc:/proc box sleep 10000 >/dev/null
+	check "a volume at /proc does not escape" "^docker-default \(enforce\)$" label deceived
+	printf 'FROM box\nRUN cat %s\n' $self | check "docker build" "docker-default \(enforce\)" env DOCKER_BUILDKIT=0 docker build --no-cache -
+	check "signals reach a confined process" "^confined$" docker kill confined
+	echo -n docker-default >/sys/kernel/security/apparmor/.remove
+	check "what the host drops is loaded again" "^docker-default \(enforce\)$" docker run --rm box cat $self
+	docker rm -f confined deceived >/dev/null
 }
 
 supervision() {
@@ -151,6 +184,7 @@ fi
 uname -sr
 install_gantry
 limits
+labels
 supervision
 packages
 push

@@ -19,11 +19,13 @@ done
 mkdir -p "$dir"
 
 # The disk: a plain Debian with what a server has, which runs /payload/guest.sh.
+# It is made again when the list changes.
+debian=linux-image-cloud-amd64,systemd,systemd-sysv,udev,dbus,busybox-static,iproute2,procps,curl,kmod,apparmor
 image() {
 	local root=$dir/root
 	rm -rf "$root"
 	mmdebstrap --quiet --variant=minbase --aptopt='APT::Install-Recommends "false"' \
-		--include=linux-image-cloud-amd64,systemd,systemd-sysv,udev,dbus,busybox-static,iproute2,procps,curl,kmod \
+		--include="$debian" \
 		bookworm "$root"
 	echo gantry-vm >"$root/etc/hostname"
 	echo "/dev/vda / ext4 defaults 0 1" >"$root/etc/fstab"
@@ -48,8 +50,9 @@ image() {
 	mkfs.ext4 -q -F -d "$root" "$dir/base.new"
 	rm -rf "$root"
 	mv "$dir/base.new" "$dir/base.img"
+	echo "$debian" >"$dir/base.list"
 }
-[ -e "$dir/base.img" ] || image
+[ -e "$dir/base.img" ] && [ "$(cat "$dir/base.list" 2>/dev/null)" = "$debian" ] || image
 
 # What is tried, as a tar file on a second disk.
 payload=$(mktemp -d)
