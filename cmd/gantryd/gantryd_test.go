@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -78,7 +79,12 @@ func TestASocketLeftByAKilledServerIsReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatalf("after it is dead: %v", err)
 	}
-	defer second.Close()
+	time.AfterFunc(50*time.Millisecond, func() { second.Close() }) // as a child of the dead one does
+	third, err := listenUnix(path)
+	if err != nil {
+		t.Fatalf("while its child executes its program: %v", err)
+	}
+	defer third.Close()
 	info, err := os.Stat(path)
 	if err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("mode %v, %v, want 0660", info.Mode(), err)

@@ -69,7 +69,7 @@ func listenHost(cfg instance.Config, host string, secure *tls.Config, note func(
 		}
 		note("the Docker API is open without verified clients at " + host + ": whoever reaches it is root on this host")
 	}
-	l, err := net.Listen("tcp", address)
+	l, err := listenTCP(address)
 	if err != nil {
 		return nil, &problem.UserError{Op: "listen", Object: host, Err: err, Try: "name another address with --host"}
 	}

@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"strconv"
 	"syscall"
+	"time"
 
 	"gantry/internal/preflight"
 	"gantry/internal/problem"
@@ -21,8 +22,7 @@ const socketGroup = "gantry"
 // The caller holds the lock of the instance's data directory; a socket on
 // which someone still answers belongs to another instance and is refused.
 func listenUnix(path string) (net.Listener, error) {
-	if conn, err := net.Dial("unix", path); err == nil {
-		_ = conn.Close()
+	if answers(path) {
 		return nil, &problem.UserError{
 			Op: "listen", Object: path,
 			Err: problem.New(problem.Conflict, "another server answers there"),
@@ -40,6 +40,45 @@ func listenUnix(path string) (net.Listener, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// answers tells whether someone listens at path.
+func answers(path string) bool {
+	return patiently(2*time.Second, func() bool {
+		conn, err := net.Dial("unix", path)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	})
+}
+
+// listenTCP is net.Listen with patience.
+func listenTCP(address string) (l net.Listener, err error) {
+	patiently(100*time.Millisecond, func() bool {
+		l, err = net.Listen("tcp", address)
+		return errors.Is(err, syscall.EADDRINUSE)
+	})
+	return l, err
+}
+
+// patiently asks until it is busy no more, but not beyond limit, and returns what
+// it was told last. A server that was killed while it forked leaves its sockets to
+// its child, until that executes its program: some milliseconds, of which no event
+// tells the end.
+func patiently(limit time.Duration, busy func() bool) bool {
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	end := time.NewTimer(limit)
+	defer end.Stop()
+	for busy() {
+		select {
+		case <-again.C:
+		case <-end.C:
+			return true
+		}
+	}
+	return false
 }
 
 // restrict gives the socket mode 0660 and, where it exists, the group.
@@ -65,7 +104,7 @@ var fallbacks = []string{"8080", "8081", "8082", "8888", "0"}
 // listenHTTP listens at address or, if another process has its port, at the
 // next of fallbacks; note then says so, and by whom it is taken.
 func listenHTTP(address string) (l net.Listener, note string, err error) {
-	l, err = net.Listen("tcp", address)
+	l, err = listenTCP(address)
 	if err == nil {
 		return l, "", nil
 	}

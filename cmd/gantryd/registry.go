@@ -141,7 +141,7 @@ func listenRegistry(address string) (l net.Listener, note string, err error) {
 	if at == "" {
 		at = instance.DefaultRegistry
 	}
-	l, err = net.Listen("tcp", at)
+	l, err = listenTCP(at)
 	if err == nil {
 		return l, "", nil
 	}
