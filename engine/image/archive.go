@@ -44,6 +44,7 @@ type found struct {
 	config []byte
 	names  []reference.Named
 	layers []string // names of files, bottom first
+	part   bool     // of an index, beside the part for this host: it has no name
 }
 
 // resolve follows the links of an archive.
@@ -64,7 +65,11 @@ func (c *contents) document(name string) ([]byte, error) {
 	if !ok {
 		return nil, problem.New(problem.Invalid, "invalid archive: %s is missing", name)
 	}
-	if hex := strings.TrimSuffix(path.Base(name), ".json"); len(hex) == 64 && isHex(hex) {
+	if d, ok := blobDigest(path.Clean(name)); ok {
+		if got := d.Algorithm().FromBytes(b); got != d {
+			return nil, problem.New(problem.Invalid, "invalid archive: %s has digest %s", name, got)
+		}
+	} else if hex := strings.TrimSuffix(path.Base(name), ".json"); len(hex) == 64 && isHex(hex) {
 		if got := digest.FromBytes(b); got.Encoded() != hex {
 			return nil, problem.New(problem.Invalid, "invalid archive: %s has digest %s", name, got)
 		}
@@ -177,7 +182,7 @@ func (c *contents) ociImage(d ocispec.Descriptor, depth int) (*found, error) {
 func (c *contents) choose(parts []ocispec.Descriptor) (ocispec.Descriptor, bool) {
 	var first *ocispec.Descriptor
 	for _, d := range parts {
-		if _, ok := c.documents[blobName(d.Digest)]; !ok || d.Annotations["vnd.docker.reference.type"] != "" {
+		if _, ok := c.documents[blobName(d.Digest)]; !ok || d.Annotations[referenceType] != "" {
 			continue
 		}
 		if d.Platform == nil || Runs(*d.Platform, Host()) {
@@ -195,10 +200,6 @@ func (c *contents) choose(parts []ocispec.Descriptor) (ocispec.Descriptor, bool)
 
 func isImageConfig(mediaType string) bool {
 	return mediaType == ocispec.MediaTypeImageConfig || mediaType == "application/vnd.docker.container.image.v1+json"
-}
-
-func blobName(d digest.Digest) string {
-	return path.Join(ocispec.ImageBlobsDir, string(d.Algorithm()), d.Encoded())
 }
 
 // annotatedName returns the name of an image in an OCI layout. Some programs

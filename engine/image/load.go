@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -40,14 +41,13 @@ func (s *Store) LoadFor(ctx context.Context, r io.Reader, platforms []ocispec.Pl
 	if progress == nil {
 		progress = func(Event) {}
 	}
-	l := &loader{store: s, progress: progress, platforms: platforms, lease: "load " + random(), contents: contents{
+	l := &loader{store: s, progress: progress, platforms: platforms, lease: "load " + random(), blobs: map[digest.Digest]bool{}, contents: contents{
 		documents: map[string][]byte{}, layers: map[string]blobLayer{}, links: map[string]string{},
 	}}
 	l.syncs.SetLimit(1)
-	defer s.EndLease(l.lease)
 	defer func() {
 		_ = l.syncs.Wait() // finish has seen its error; without finish it does not matter
-		err = errors.Join(err, l.clean())
+		err = errors.Join(err, l.clean(ctx))
 	}()
 	plain, _, err := tree.Decompress(ctxReader{ctx, r}, nil)
 	if err != nil {
@@ -67,16 +67,26 @@ type loader struct {
 	platforms []ocispec.Platform
 	lease     string
 	unpacked  []*unpacked
-	read      int64          // bytes of documents
-	syncs     errgroup.Group // one at a time
+	blobs     map[digest.Digest]bool // that were not here before; true: a manifest that is kept names it
+	read      int64                  // bytes of documents
+	syncs     errgroup.Group         // one at a time
 	contents
 }
 
-// clean removes what was unpacked and not installed.
-func (l *loader) clean() error {
+// clean ends the lease and removes what was unpacked and not installed, and
+// blobs that nothing needs.
+func (l *loader) clean(ctx context.Context) error {
+	l.store.EndLease(l.lease)
 	var errs []error
 	for _, u := range l.unpacked {
 		errs = append(errs, os.RemoveAll(u.dir))
+	}
+	for _, needed := range l.blobs {
+		if !needed {
+			_, err := l.store.Collect(context.WithoutCancel(ctx))
+			errs = append(errs, err)
+			break
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -122,36 +132,56 @@ func (l *loader) file(ctx context.Context, name string, size int64, r io.Reader)
 		l.documents[name] = doc
 		return err
 	}
-	if len(head) < 64 { // VERSION
+	d, named := blobDigest(name)
+	if len(head) < 64 && !named { // VERSION
 		return nil
 	}
-	if known, ok := l.known(name); ok {
+	if known, ok := l.known(ctx, name); ok {
 		l.layers[name] = blobLayer{diffID: known}
 		return nil
 	}
 	c := &counter{r: b, total: size, report: func(n int64) {
 		l.progress(Event{Status: "Loading layer", Layer: shortName(name), Current: n, Total: size})
 	}}
-	u, err := l.store.unpack(ctx, c)
-	if err != nil && (context.Cause(ctx) != nil || isSpace(err)) {
-		return err
+	var layer blobLayer
+	if named && !(d.Algorithm() == digest.SHA256 && isTar(head)) {
+		layer, err = l.packed(ctx, c, d)
+	} else if layer, err = l.unpack(ctx, c); named && layer.err == nil && layer.diffID != d {
+		layer.err = problem.New(problem.Invalid, "it has digest %s", layer.diffID)
 	}
 	if err != nil {
-		l.layers[name] = blobLayer{err: err}
-		return nil
+		return err
 	}
 	c.report(size)
+	l.layers[name] = layer
+	return nil
+}
+
+// unpack makes a layer of a file, if it is one. An error is not the file's.
+func (l *loader) unpack(ctx context.Context, r io.Reader) (blobLayer, error) {
+	u, err := l.store.unpack(ctx, r)
+	if err != nil && (context.Cause(ctx) != nil || isSpace(err)) {
+		return blobLayer{}, err
+	}
+	if err != nil {
+		return blobLayer{err: err}, nil
+	}
 	l.unpacked = append(l.unpacked, u)
 	// The disk writes this layer while the next one is unpacked; what is written
 	// before the image is recorded need not be waited for then.
 	l.syncs.TryGo(l.store.sync)
-	l.layers[name] = blobLayer{diffID: u.diffID}
-	return nil
+	return blobLayer{diffID: u.diffID}, nil
 }
 
-// known returns the layer that a file named for its digest is, if the store has
-// it already. It gets a lease.
-func (l *loader) known(name string) (digest.Digest, bool) {
+// known returns the layer that a file named for its digest is, packed or not, if
+// the store has it already. It gets a lease, and so does what it is packed to.
+func (l *loader) known(ctx context.Context, name string) (digest.Digest, bool) {
+	if d, ok := blobDigest(name); ok && l.store.LeaseBlobs(l.lease, d) == nil {
+		b, err := l.store.Blob(ctx, d)
+		if err == nil && b.DiffID != "" && l.store.Lease(l.lease, b.DiffID) == nil {
+			return b.DiffID, true
+		}
+	}
 	hex := path.Base(name)
 	if len(hex) != 64 || !isHex(hex) {
 		return "", false
@@ -179,26 +209,37 @@ func (l *loader) finish(ctx context.Context) ([]Image, error) {
 	if len(images) == 0 {
 		return nil, problem.New(problem.Invalid, "invalid archive: there is no image in it")
 	}
+	images = append(images, l.parts(images)...)
 	if images, err = l.wanted(images); err != nil {
 		return nil, err
 	}
+	layers := map[digest.Digest]bool{}
 	for _, f := range images {
-		if err := l.verify(f); err != nil {
+		if err := l.verify(f, layers); err != nil {
 			return nil, err
 		}
+	}
+	manifests, err := l.manifests(ctx, images)
+	if err != nil {
+		return nil, err
 	}
 	if err := l.syncs.Wait(); err != nil {
 		return nil, err
 	}
 	var lines []string
-	_, err = l.store.install(ctx, l.unpacked, addition{durable: true, then: func(tx *bolt.Tx) error {
+	needed := slices.DeleteFunc(slices.Clone(l.unpacked), func(u *unpacked) bool { return !layers[u.diffID] })
+	_, err = l.store.install(ctx, needed, addition{durable: true, then: func(tx *bolt.Tx) error {
 		for _, f := range images {
 			said, err := replaced(tx, f)
 			if err != nil {
 				return err
 			}
 			lines = append(lines, said...)
-			if err := record(tx, digest.FromBytes(f.config), f.config, "", f.names); err != nil {
+			id := digest.FromBytes(f.config)
+			if err := record(tx, id, f.config, "", f.names); err != nil {
+				return err
+			}
+			if err := addManifests(tx, id, manifests[id]); err != nil {
 				return err
 			}
 		}
@@ -209,6 +250,9 @@ func (l *loader) finish(ctx context.Context) ([]Image, error) {
 	}
 	var out []Image
 	for _, f := range images {
+		if f.part {
+			continue
+		}
 		img, err := l.store.Get(ctx, digest.FromBytes(f.config))
 		if err != nil {
 			return nil, err
@@ -232,24 +276,30 @@ func (l *loader) wanted(images []found) ([]found, error) {
 	}
 	var kept []found
 	var is ocispec.Platform
+	whole := false // not only parts
 	for _, f := range images {
 		var config Spec
 		if err := json.Unmarshal(f.config, &config); err != nil {
 			return nil, problem.New(problem.Invalid, "invalid archive: image configuration: %w", err)
 		}
-		if is = config.Platform; ForOneOf(Image{Config: config}, l.platforms) {
+		if !f.part {
+			is = config.Platform
+		}
+		if ForOneOf(Image{Config: config}, l.platforms) {
 			kept = append(kept, f)
+			whole = whole || !f.part
 		}
 	}
-	if len(kept) == 0 {
+	if !whole {
 		return nil, problem.New(problem.NotFound, "requested platform (%s) does not match image platform (%s)",
 			FormatPlatform(l.platforms[0]), FormatPlatform(is))
 	}
 	return kept, nil
 }
 
-// verify checks that an image's layers are those of its configuration.
-func (l *loader) verify(f found) error {
+// verify checks that an image's layers are those of its configuration, and adds
+// them to layers.
+func (l *loader) verify(f found, layers map[digest.Digest]bool) error {
 	var config Spec
 	if err := json.Unmarshal(f.config, &config); err != nil {
 		return problem.New(problem.Invalid, "invalid archive: image configuration: %w", err)
@@ -262,6 +312,7 @@ func (l *loader) verify(f found) error {
 		if err := want[i].Validate(); err != nil || want[i].Algorithm() != digest.SHA256 {
 			return problem.New(problem.Invalid, "invalid archive: layer %q", want[i])
 		}
+		layers[want[i]] = true
 		layer, ok := l.layers[l.resolve(name)]
 		if !ok { // an archive may leave out what the store has
 			if err := l.store.Lease(l.lease, want[i]); err != nil {

@@ -34,14 +34,20 @@ func NewManifest(mediaType string, raw []byte) Manifest {
 	return Manifest{Digest: digest.FromBytes(raw), MediaType: mediaType, Raw: raw}
 }
 
-// blobs returns the digests of the layers that an image's manifest names; those
-// of an index are none.
-func (m Manifest) blobs() []ocispec.Descriptor {
-	var doc struct {
-		Layers []ocispec.Descriptor `json:"layers"`
-	}
+// parse reads a manifest or an index; what cannot be read is empty.
+func (m Manifest) parse() (doc layoutDoc) {
 	if json.Unmarshal(m.Raw, &doc) != nil {
-		return nil
+		return layoutDoc{}
+	}
+	return doc
+}
+
+// blobs returns the blobs that a manifest names: its layers, and of what is no
+// image the configuration too. Those of an index are none.
+func (m Manifest) blobs(tx *bolt.Tx) []ocispec.Descriptor {
+	doc := m.parse()
+	if doc.Config != nil && tx.Bucket(documentsBucket).Get([]byte(doc.Config.Digest)) == nil {
+		return append(doc.Layers, *doc.Config)
 	}
 	return doc.Layers
 }
@@ -184,11 +190,24 @@ func (s *Store) Pack(ctx context.Context, owner string, id digest.Digest) (Manif
 
 // complete returns the newest of an image's manifests whose blobs are all here,
 // under a lease.
-func (s *Store) complete(owner string, id digest.Digest) (found Manifest, ok bool, err error) {
+func (s *Store) complete(owner string, id digest.Digest) (Manifest, bool, error) {
+	return s.newest(owner, id, func(tx *bolt.Tx, d ocispec.Descriptor, _ digest.Digest) bool {
+		_, err := getBlob(tx, d.Digest)
+		return err == nil
+	})
+}
+
+// newest returns the newest of an image's manifests whose layers are all here,
+// as the function here says of each, with its diffID. The layers get a lease.
+func (s *Store) newest(owner string, id digest.Digest, here func(*bolt.Tx, ocispec.Descriptor, digest.Digest) bool) (found Manifest, ok bool, err error) {
 	s.changes.Lock()
 	defer s.changes.Unlock()
 	var blobs []digest.Digest
 	err = s.db.View(func(tx *bolt.Tx) error {
+		img, err := getImage(tx, id)
+		if err != nil {
+			return err
+		}
 		var r imageRecord
 		if err := json.Unmarshal(tx.Bucket(imagesBucket).Get([]byte(id)), &r); err != nil {
 			return fmt.Errorf("record of image %s: %w", id, err)
@@ -198,31 +217,39 @@ func (s *Store) complete(owner string, id digest.Digest) (found Manifest, ok boo
 			if err != nil {
 				return err
 			}
-			if m.isIndex() {
-				continue
+			if blobs, ok = m.layersOf(tx, img, here); ok {
+				found = m
+				break
 			}
-			blobs = blobs[:0]
-			for _, l := range m.blobs() {
-				blobs = append(blobs, l.Digest)
-			}
-			missing := slices.ContainsFunc(blobs, func(d digest.Digest) bool {
-				_, err := getBlob(tx, d)
-				return err != nil
-			})
-			if !missing {
-				found, ok = m, true
-				return nil
+		}
+		for _, d := range blobs {
+			if !slices.Contains(img.Layers, d) {
+				s.touch(d)
 			}
 		}
 		return nil
 	})
 	if ok {
 		s.lease(owner, blobs...)
-		for _, d := range blobs {
-			s.touch(d)
-		}
 	}
 	return found, ok, err
+}
+
+// layersOf returns the layers that a manifest names, if it is one of the image
+// and they are all here.
+func (m Manifest) layersOf(tx *bolt.Tx, img Image, here func(*bolt.Tx, ocispec.Descriptor, digest.Digest) bool) ([]digest.Digest, bool) {
+	doc := m.parse()
+	if m.isIndex() || doc.Config == nil || doc.Config.Digest != img.ID || len(doc.Layers) != len(img.Layers) {
+		return nil, false
+	}
+	var blobs []digest.Digest
+	for i, l := range doc.Layers {
+		if !here(tx, l, img.Layers[i]) {
+			return nil, false
+		}
+		blobs = append(blobs, l.Digest)
+	}
+	return blobs, true
 }
 
 // packLevel is pinned: another level would give other digests.
@@ -308,7 +335,7 @@ func collectBlobs(tx *bolt.Tx, leased map[digest.Digest]bool) ([]digest.Digest, 
 		if err := json.Unmarshal(v, &m); err != nil {
 			return fmt.Errorf("record of manifest %s: %w", k, err)
 		}
-		for _, l := range m.blobs() {
+		for _, l := range m.blobs(tx) {
 			used[l.Digest] = true
 		}
 		return nil

@@ -110,7 +110,7 @@ func FuzzLoad(f *testing.F) {
 		if _, err := s.Prune(ctx, PruneOptions{All: true}); err != nil {
 			t.Error(err)
 		}
-		for _, dir := range []string{"tmp", "layers"} {
+		for _, dir := range []string{"tmp", "layers", "blobs/sha256", "blobs/sha512"} {
 			left, err := os.ReadDir(filepath.Join(s.dir, dir))
 			if err != nil || len(left) > 1 || len(left) == 1 && left[0].Name() != emptyName {
 				t.Errorf("left in %s: %v, %v", dir, left, err)

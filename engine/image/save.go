@@ -7,13 +7,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 
@@ -21,9 +19,11 @@ import (
 )
 
 // Save writes images as docker save does since version 25: Docker's archive with
-// an OCI layout in it. The same images give the same bytes. What is written of a
-// layer is verified against its diffID; an error then means that what has been
-// written is worthless.
+// an OCI layout in it. An image that came with a manifest, or was pushed, has that
+// manifest there, and the packed layers that it names, if they are still here; so
+// do the indexes that the manifest is in, with those of their parts that are here.
+// The same images give the same bytes. What is written of a layer is verified
+// against its digest; an error then means that what has been written is worthless.
 //
 // A ref may be what Resolve takes; a name without a tag means all the tags that
 // the repository has.
@@ -36,18 +36,16 @@ func (s *Store) Save(ctx context.Context, w io.Writer, refs []string) error {
 		return err
 	}
 	for _, i := range images {
-		if err := sv.describe(i); err != nil {
+		if err := sv.describe(ctx, i); err != nil {
 			return err
 		}
 	}
 	if err := sv.head(); err != nil {
 		return err
 	}
-	for _, i := range images {
-		for _, l := range i.image.Layers {
-			if err := sv.layer(ctx, l); err != nil {
-				return err
-			}
+	for _, b := range sv.blobs {
+		if err := sv.blob(ctx, b); err != nil {
+			return err
 		}
 	}
 	return errors.Join(sv.tar.Close(), buf.Flush())
@@ -139,6 +137,7 @@ type saver struct {
 	index   ocispec.Index
 	repos   map[string]map[string]string
 	docs    []document
+	blobs   []savedBlob
 }
 
 type document struct {
@@ -147,32 +146,19 @@ type document struct {
 }
 
 // describe notes an image's documents and names.
-func (s *saver) describe(sel *selection) error {
-	m := ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: ocispec.MediaTypeImageManifest,
-		Config:    descriptor(ocispec.MediaTypeImageConfig, sel.doc),
-		Layers:    []ocispec.Descriptor{},
-	}
-	item := manifestItem{Config: blobName(sel.image.ID), Layers: []string{}}
-	if err := s.store.Lease(s.lease, sel.image.Layers...); err != nil {
-		return err
-	}
-	for _, l := range sel.image.Layers {
-		layer, err := s.store.Layer(context.Background(), l)
-		if err != nil {
-			return err
-		}
-		item.Layers = append(item.Layers, blobName(l))
-		m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: l, Size: layer.Tar})
-	}
-	manifest, err := json.Marshal(m)
+func (s *saver) describe(ctx context.Context, sel *selection) error {
+	m, top, err := s.manifest(ctx, sel)
 	if err != nil {
 		return err
 	}
-	s.docs = append(s.docs, document{blobName(sel.image.ID), sel.doc}, document{blobName(digest.FromBytes(manifest)), manifest})
-	d := descriptor(ocispec.MediaTypeImageManifest, manifest)
-	d.Platform = &ocispec.Platform{Architecture: sel.image.Config.Architecture, OS: sel.image.Config.OS, Variant: sel.image.Config.Variant}
+	item := manifestItem{Config: blobName(sel.image.ID), Layers: []string{}}
+	for _, l := range m.parse().Layers {
+		item.Layers = append(item.Layers, blobName(l.Digest))
+	}
+	d := ocispec.Descriptor{MediaType: top.MediaType, Digest: top.Digest, Size: int64(len(top.Raw))}
+	if !top.isIndex() {
+		d.Platform = &ocispec.Platform{Architecture: sel.image.Config.Architecture, OS: sel.image.Config.OS, Variant: sel.image.Config.Variant}
+	}
 	if len(sel.names) == 0 {
 		s.index.Manifests = append(s.index.Manifests, d)
 	}
@@ -238,25 +224,6 @@ func (s *saver) head() error {
 
 func (s *saver) entry(name string, size int64) error {
 	return s.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size, ModTime: time.Unix(0, 0)})
-}
-
-func (s *saver) layer(ctx context.Context, diffID digest.Digest) error {
-	name := blobName(diffID)
-	if s.written[name] {
-		return nil
-	}
-	s.written[name] = true
-	layer, err := s.store.Layer(ctx, diffID)
-	if err != nil {
-		return err
-	}
-	if err := s.entry(name, layer.Tar); err != nil {
-		return err
-	}
-	if err := s.store.writeArchive(ctx, s.tar, diffID); err != nil {
-		return fmt.Errorf("save: %w", err)
-	}
-	return nil
 }
 
 // Document returns an image's configuration exactly as it came.

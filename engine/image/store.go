@@ -5,8 +5,8 @@
 //	lock            held by the process that has the store open
 //	meta.db         bbolt: documents (image configurations), images, names, layers,
 //	                manifests
-//	blobs/ALG/HEX   packed layers exactly as they came or went, and what a registry
-//	                keeps; in use while a manifest of an image names them, or leased
+//	blobs/ALG/HEX   packed layers exactly as they came or went, what manifests name
+//	                that are no images, and what a registry keeps; in use while a manifest of an image names them, or leased
 //	layers/HEX/     one unpacked layer, named for its diffID
 //	    diff/       its files, in the form that overlayfs reads
 //	    split       what, with diff/, gives its exact archive (see split.go);

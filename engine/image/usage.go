@@ -174,7 +174,7 @@ func (s *Store) imageUsage(tx *bolt.Tx, u *Usage, copies map[digest.Digest]bool)
 			if err != nil {
 				return err
 			}
-			for _, l := range m.blobs() {
+			for _, l := range m.blobs(tx) {
 				if _, here := u.Blobs[l.Digest]; here && !copies[l.Digest] && !slices.Contains(one.Blobs, l.Digest) {
 					one.Blobs = append(one.Blobs, l.Digest)
 				}

@@ -173,6 +173,28 @@ func (p *pusher) wholeIndex(ctx context.Context, img image.Image) ([]image.Manif
 	return nil, nil
 }
 
+// artifact returns the blobs of what is no image, such as an attestation, under
+// the push's lease; nothing if they are not all here.
+func (p *pusher) artifact(m image.Manifest) []ocispec.Descriptor {
+	doc, _, err := parseManifest(m.MediaType, m.Raw)
+	if err != nil || doc.Config == nil {
+		return nil
+	}
+	blobs := append([]ocispec.Descriptor{*doc.Config}, doc.Layers...)
+	if p.client.cfg.Images.LeaseBlobs(p.lease, digestsOf(blobs)...) != nil {
+		return nil
+	}
+	return blobs
+}
+
+func digestsOf(blobs []ocispec.Descriptor) []digest.Digest {
+	list := make([]digest.Digest, len(blobs))
+	for i, b := range blobs {
+		list[i] = b.Digest
+	}
+	return list
+}
+
 // partsOf returns the manifests that an index names, if all are here with all of
 // their blobs.
 func (p *pusher) partsOf(ctx context.Context, index image.Manifest) (list []image.Manifest) {
@@ -185,7 +207,7 @@ func (p *pusher) partsOf(ctx context.Context, index image.Manifest) (list []imag
 		if err != nil || isIndex(m.MediaType) {
 			return nil
 		}
-		if _, err := p.imageOf(ctx, m); err != nil {
+		if _, err := p.imageOf(ctx, m); err != nil && p.artifact(m) == nil {
 			return nil
 		}
 		list = append(list, m)
@@ -226,6 +248,9 @@ func (p *pusher) imageOf(ctx context.Context, m image.Manifest) (image.Image, er
 func (p *pusher) blobs(ctx context.Context, m image.Manifest) error {
 	img, err := p.imageOf(ctx, m)
 	if err != nil {
+		if parts := p.artifact(m); parts != nil {
+			return p.layers(ctx, parts, digestsOf(parts))
+		}
 		return err
 	}
 	doc, _, err := parseManifest(m.MediaType, m.Raw)
