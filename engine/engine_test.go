@@ -37,7 +37,8 @@ func newBench(t testing.TB) *bench {
 	t.Helper()
 	h := enginetest.New(t)
 	h.Busybox(t)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	// For all of a test's containers: some run two dozen, on a machine that does more.
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return &bench{h, t, ctx}
 }
