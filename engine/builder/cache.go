@@ -150,6 +150,10 @@ func (c *cache) flush() error {
 		c.mu.Unlock()
 		return nil
 	}
+	for _, k := range surplus(c.entries, maxBare) {
+		delete(c.entries, k)
+		c.dirty[k] = true
+	}
 	dirty := c.dirty
 	maps.Copy(dirty, c.touched)
 	c.dirty, c.touched = map[cacheKey]bool{}, map[cacheKey]bool{}

@@ -1,11 +1,13 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -58,6 +60,27 @@ func (b *Builder) Evict(ctx context.Context, ids []string, since time.Time) (int
 	}
 	_, err := b.cfg.Images.Collect(ctx)
 	return n, err
+}
+
+// maxBare is how many results without a layer are kept. The disk's budget does
+// not see them, for they have no bytes; without a bound there would be more with
+// each build.
+const maxBare = 10_000
+
+// surplus returns those results without a layer that were used longest ago, where
+// there are more than most.
+func surplus(entries map[cacheKey]result, most int) []cacheKey {
+	var bare []cacheKey
+	for k, r := range entries {
+		if r.Layer == "" {
+			bare = append(bare, k)
+		}
+	}
+	if len(bare) <= most {
+		return nil
+	}
+	slices.SortFunc(bare, func(a, b cacheKey) int { return cmp.Or(entries[b].Used.Compare(entries[a].Used), cmp.Compare(a, b)) })
+	return bare[most:]
 }
 
 func (b *Builder) mountsDir() string { return filepath.Join(b.cfg.Dir, "mounts") }

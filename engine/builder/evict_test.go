@@ -55,6 +55,29 @@ func TestEvictTakesTheOldestResultsAndTheirLayers(t *testing.T) {
 	}
 }
 
+func TestResultsWithoutALayerAreBounded(t *testing.T) {
+	b := newBench(t)
+	const more = 5
+	start := time.Now()
+	for i := range maxBare + more {
+		k := cacheKey(fmt.Sprint(i))
+		b.cache.entries[k] = result{Used: start.Add(time.Duration(i) * time.Second)}
+		b.cache.dirty[k] = true
+	}
+	b.cache.entries["layer"] = result{Layer: "sha256:any"} // the oldest of all
+	if err := b.cache.flush(); err != nil {
+		t.Fatal(err)
+	}
+	delete(b.cache.entries, "layer")
+	b.close()
+	b.open()
+	for i := range maxBare + more {
+		if _, kept := b.cache.entries[cacheKey(fmt.Sprint(i))]; kept != (i >= more) {
+			t.Fatalf("result %d of %d: kept %v", i, maxBare+more, kept)
+		}
+	}
+}
+
 func TestEvictLeavesMountsThatAreUsed(t *testing.T) {
 	b := newBench(t)
 	b.busybox()
