@@ -23,6 +23,15 @@ type Entry struct {
 	Line    []byte // valid until the next entry; a newline ends it unless Partial
 	Partial bool   // the line goes on in the stream's next entry, or never ended
 	Attrs   map[string]string
+	At      Position
+}
+
+// Position is where an entry is in a log, through rotation and compression. The
+// zero value is before all entries.
+type Position struct {
+	File       uint64 // inode number that the file had when the entry was written
+	Start, End int64  // offsets of the entry's line in it
+	Time       time.Time
 }
 
 // Options says which entries to read. The zero value with a Format reads all.
@@ -33,6 +42,10 @@ type Options struct {
 	Since, Until time.Time // zero: no bound; both inclusive
 	Stdout       bool      // neither this nor Stderr: both
 	Stderr       bool
+
+	// After leaves out what was written up to and with the entry at this
+	// position. If that is no longer there, all that is there is newer. Not with Tail.
+	After Position
 
 	// Done, when closed, ends Follow at the end of what has been written: the
 	// container's exit. Nil: only ctx ends it.

@@ -47,6 +47,11 @@ func (r *reader) read(ctx context.Context) error {
 	if err := r.open(); err != nil {
 		return err
 	}
+	if r.options.After != (Position{}) {
+		if err := r.seekAfter(r.options.After); err != nil {
+			return err
+		}
+	}
 	if r.options.Tail != 0 {
 		if err := r.seekTail(); err != nil {
 			return err
@@ -254,6 +259,7 @@ func (r *reader) yieldLines() bool {
 			break
 		}
 		e, ok := parse(r.options.Format, rest[:i+1])
+		e.At = Position{r.files[0].inode, r.offset - int64(len(rest)), r.offset - int64(len(rest)-i-1), e.Time}
 		rest = rest[i+1:]
 		if ok && r.options.wants(&e) && !r.yield(e, nil) {
 			return false
