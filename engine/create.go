@@ -212,7 +212,8 @@ func (e *Engine) resolveLog(cfg *config, req CreateRequest) {
 	if cfg.LogFormat == "" {
 		cfg.LogFormat = cfg.HostConfig.LogConfig.Type
 	}
-	if cfg.LogFormat == "local" {
+	switch cfg.LogFormat {
+	case "local", "syslog", "journald":
 		cfg.LogFormat = container.LogJSON
 	}
 	if cfg.LogFormat == "none" {

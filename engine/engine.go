@@ -15,6 +15,7 @@
 //	DIR/containers/ID/{hosts,hostname,resolv.conf}
 //	DIR/containers/ID/log           the output, unless the request names another file;
 //	                                log.1, log.2.gz ... when it was rotated
+//	DIR/containers/ID/forward/sent.json   how far the output was sent to a service
 //	DIR/containers/ID/...           the runtime's own records (spec, exit)
 //	DIR/events                      the latest events, one JSON object a line
 //	DIR/sandboxes/ID/config.json    a pod's sandbox, and its files as above
@@ -28,8 +29,8 @@
 // # Goroutines
 //
 // All are children of Run: one for each running container that waits for its
-// exit, one for each pending restart, one for each health check, one that
-// compresses rotated logs, and one for
+// exit, one for each pending restart, one for each health check, one for each
+// log that is sent to a service, one that compresses rotated logs, and one for
 // each removal of a network namespace that is off the hot path.
 //
 // # Locks

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -18,8 +19,9 @@ import (
 
 // LogDrivers are the names of the drivers that a container may ask for. All but
 // "none" keep what the container prints in files of json-file's format, which
-// Logs reads; "local" differs in what it may be asked for.
-var LogDrivers = []string{"json-file", "local", "none"}
+// Logs reads; "local" differs in what it may be asked for, "journald" and "syslog"
+// send it on from there.
+var LogDrivers = []string{"journald", "json-file", "local", "none", "syslog"}
 
 // logOptions are the options that each driver takes. mode and max-buffer-size
 // are every driver's.
@@ -27,7 +29,13 @@ var logOptions = map[string][]string{
 	"json-file": {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag"},
 	"local":     {"max-size", "max-file", "compress"},
 	"none":      nil,
+	"journald":  append([]string{"labels", "labels-regex", "env", "env-regex", "tag"}, cacheOptions...),
+	"syslog": append([]string{"labels", "labels-regex", "env", "env-regex", "tag", "syslog-address", "syslog-facility", "syslog-format",
+		"syslog-tls-ca-cert", "syslog-tls-cert", "syslog-tls-key", "syslog-tls-skip-verify"}, cacheOptions...),
 }
+
+// cacheOptions are those of the files that drivers keep which send the log on.
+var cacheOptions = []string{"cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"}
 
 // Bounds of a log whose options name none: 100 MB a container.
 const (
@@ -59,7 +67,10 @@ func (e *Engine) LogDriver() string {
 }
 
 func validateLog(h *dcontainer.HostConfig) error {
-	return CheckLog(h.LogConfig)
+	if err := CheckLog(h.LogConfig); err != nil {
+		return err
+	}
+	return checkSocket(h.LogConfig)
 }
 
 // CheckLog refuses a driver or an option that there is not. Errors: Invalid.
@@ -84,14 +95,17 @@ func CheckLog(c dcontainer.LogConfig) error {
 		if option == "mode" || option == "max-buffer-size" {
 			continue
 		}
-		if !slices.Contains(known, option) && name == "json-file" {
-			return invalid("unknown log opt '%s' for json-file log driver", option)
+		if !slices.Contains(known, option) && name != "local" {
+			return invalid("unknown log opt '%s' for %s log driver", option, name)
 		}
 		if !slices.Contains(known, option) {
 			return invalid("unknown log opt '%s' for log driver %s", option, name)
 		}
 	}
 	if _, err := parseLog(c); err != nil {
+		return err
+	}
+	if err := checkSink(c); err != nil {
 		return err
 	}
 	_, err := logTag(c.Config["tag"], nil)
@@ -109,11 +123,19 @@ type logBounds struct {
 // parseLog reads the options of a log; what is open is bounded.
 func parseLog(c dcontainer.LogConfig) (b logBounds, err error) {
 	b = logBounds{bytes: logFileBytes, files: logFiles}
-	size := units.FromHumanSize
-	if c.Type == "local" {
+	size, prefix := units.FromHumanSize, ""
+	switch c.Type {
+	case "local":
 		size = units.RAMInBytes
+	case "journald", "syslog":
+		size, prefix = units.RAMInBytes, "cache-"
+		if disabled, err := strconv.ParseBool(cmp.Or(c.Config["cache-disabled"], "false")); err != nil {
+			return b, invalid("%w", err)
+		} else if disabled {
+			return b, unsupported("the log option cache-disabled")
+		}
 	}
-	if text, ok := c.Config["max-size"]; ok {
+	if text, ok := c.Config[prefix+"max-size"]; ok {
 		if b.bytes, err = size(text); err != nil {
 			return b, invalid("%w", err)
 		}
@@ -121,7 +143,7 @@ func parseLog(c dcontainer.LogConfig) (b logBounds, err error) {
 			return b, invalid("max-size must be a positive number")
 		}
 	}
-	if text, ok := c.Config["max-file"]; ok {
+	if text, ok := c.Config[prefix+"max-file"]; ok {
 		if b.files, err = strconv.Atoi(text); err != nil {
 			return b, invalid("%w", err)
 		}
@@ -130,7 +152,7 @@ func parseLog(c dcontainer.LogConfig) (b logBounds, err error) {
 		}
 	}
 	b.compress = b.files > 1
-	if text, ok := c.Config["compress"]; ok {
+	if text, ok := c.Config[prefix+"compress"]; ok {
 		if b.compress, err = strconv.ParseBool(text); err != nil {
 			return b, invalid("%w", err)
 		}
@@ -179,6 +201,9 @@ func logOf(cfg *config) (container.Log, error) {
 		return log, err
 	}
 	log.MaxBytes, log.MaxFiles, log.Buffer = bounds.bytes, bounds.files, bounds.buffer
+	if cfg.forwards() {
+		return log, nil // the service gets the attributes
+	}
 	attrs, err := logAttributes(cfg)
 	if err == nil && len(attrs) > 0 {
 		var data []byte

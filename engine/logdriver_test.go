@@ -1,13 +1,17 @@
 package engine
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	dcontainer "github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/go-digest"
 
+	"gantry/engine/container/logfile"
+	"gantry/engine/container/logsink"
 	"gantry/internal/problem"
 )
 
@@ -22,6 +26,15 @@ func TestCheckLog(t *testing.T) {
 		"local":               {"local", map[string]string{"max-size": "10m", "max-file": "3", "compress": "false"}, ""},
 		"local has no labels": {"local", map[string]string{"labels": "a"}, "unknown log opt 'labels' for log driver local"},
 		"none ignores":        {"none", map[string]string{"max-size": "x"}, ""},
+		"all of syslog": {"syslog", map[string]string{"labels": "a", "labels-regex": "a", "env": "A", "env-regex": "A", "tag": "{{.Name}}", "mode": "non-blocking",
+			"syslog-address": "tcp+tls://[::1]:1", "syslog-facility": "local0", "syslog-format": "rfc5424micro", "syslog-tls-ca-cert": "/x", "syslog-tls-cert": "/x",
+			"syslog-tls-key": "/x", "syslog-tls-skip-verify": "", "cache-max-size": "1m", "cache-max-file": "2", "cache-compress": "true", "cache-disabled": "false"}, ""},
+		"all of journald":     {"journald", map[string]string{"labels": "a", "labels-regex": "a", "env": "A", "env-regex": "A", "tag": "x"}, ""},
+		"journald's files":    {"journald", map[string]string{"max-size": "1m"}, "unknown log opt 'max-size' for journald log driver"},
+		"syslog's options":    {"syslog", map[string]string{"syslog-tag": "x"}, "unknown log opt 'syslog-tag' for syslog log driver"},
+		"an address":          {"syslog", map[string]string{"syslog-address": "host:1"}, "syslog-address should be in form proto://address, got host:1"},
+		"a facility":          {"syslog", map[string]string{"syslog-facility": "x"}, "invalid syslog facility"},
+		"a format":            {"syslog", map[string]string{"syslog-format": "x"}, "Invalid syslog format"},
 		"another driver":      {"gelf", nil, "logger: no log driver named 'gelf' is registered"},
 		"another option":      {"json-file", map[string]string{"max-sise": "1"}, "unknown log opt 'max-sise' for json-file log driver"},
 		"mode":                {"json-file", map[string]string{"mode": "x"}, "logger: logging mode not supported: x"},
@@ -77,5 +90,72 @@ func TestDefaultsOfTheLogAreOfItsDriverAlone(t *testing.T) {
 	}
 	if got := e.fillLog(dcontainer.LogConfig{Type: "json-file"}); len(got.Config) != 0 {
 		t.Errorf("of another driver: %+v", got)
+	}
+}
+
+func TestJournalFields(t *testing.T) {
+	cfg := &config{
+		ID: strings.Repeat("ab", 32), Name: "web",
+		Config: &dcontainer.Config{Image: "busybox", Labels: map[string]string{"com.x": "1", "_": "2"}, Env: []string{"A=3"}},
+		HostConfig: &dcontainer.HostConfig{LogConfig: dcontainer.LogConfig{Type: "journald", Config: map[string]string{
+			"labels": "com.x,_", "env": "A", "tag": "t",
+		}}},
+	}
+	got, err := journalFields(cfg, "t")
+	want := map[string]string{
+		"CONTAINER_ID": "abababababab", "CONTAINER_ID_FULL": cfg.ID, "CONTAINER_NAME": "web", "CONTAINER_TAG": "t",
+		"IMAGE_NAME": "busybox", "SYSLOG_IDENTIFIER": "t", "COM_X": "1", "A": "3",
+	}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("%v (-want +got)\n%s", err, diff)
+	}
+}
+
+// The pieces of a line are numbered, each stream's by themselves, also by an
+// engine that goes on with what another has sent.
+func TestPiecesOfALine(t *testing.T) {
+	long := []byte(strings.Repeat("x", 16<<10))
+	at := sent{Version: recordVersion}
+	var ids []string
+	for i, c := range []struct {
+		stream  string
+		line    []byte
+		partial bool
+		want    logsink.Piece // but for the ID
+	}{
+		{"stdout", []byte("a\n"), false, logsink.Piece{}},
+		{"stdout", long, true, logsink.Piece{Ordinal: 1}},
+		{"stderr", []byte("b\n"), false, logsink.Piece{}},
+		{"stdout", long, true, logsink.Piece{Ordinal: 2}},
+		{"stdout", []byte("\n"), false, logsink.Piece{Ordinal: 3, Last: true}},
+		{"stdout", []byte("the end"), true, logsink.Piece{}},
+	} {
+		entry := logfile.Entry{Stream: c.stream, Line: c.line, Partial: c.partial}
+		m := at.message(&entry)
+		at.passed(&entry, m.Piece)
+		if want := strings.TrimSuffix(string(c.line), "\n"); string(m.Line) != want {
+			t.Errorf("entry %d is sent as %.50q", i, m.Line)
+		}
+		if m.Piece.ID != "" {
+			ids = append(ids, m.Piece.ID)
+		}
+		if m.Piece.ID = ""; m.Piece != c.want {
+			t.Errorf("entry %d is %+v, want %+v", i, m.Piece, c.want)
+		}
+		data, err := json.Marshal(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at, err = decodeSent(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(ids) != 3 || ids[0] != ids[1] || ids[1] != ids[2] {
+		t.Errorf("the pieces are of %q", ids)
+	}
+	for _, data := range []string{"", "{", `{"Version":7}`} {
+		if at, err := decodeSent([]byte(data)); err == nil {
+			t.Errorf("%q is %+v", data, at)
+		}
 	}
 }

@@ -89,7 +89,9 @@ type record struct {
 	health   context.CancelFunc       // ends the health check of the run; nil without one
 	execs    map[string]*exec
 	backoff  time.Duration
-	pending  context.CancelFunc // ends a restart that waits for its time
+	// forwarder sends the container's log to a service; nil: none has anything to send.
+	forwarder *forwarder
+	pending   context.CancelFunc // ends a restart that waits for its time
 }
 
 // run is one run of a container's process.

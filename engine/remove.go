@@ -97,6 +97,7 @@ func (e *Engine) removeLocked(ctx context.Context, r *record, opts RemoveOptions
 	r.mu.Lock()
 	r.removing = true
 	r.mu.Unlock()
+	e.endForward(r)
 	if opts.Volumes {
 		if err := atomicfile.Replace(filepath.Join(r.dir, volumesMark), nil, 0o600); err != nil {
 			return err

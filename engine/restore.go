@@ -89,6 +89,7 @@ func (e *Engine) restore(ctx context.Context) error {
 		return fmt.Errorf("restore networks: %w", err)
 	}
 	for _, f := range list {
+		e.forward(f.r) // what an earlier process did not come to
 		if err := e.settle(ctx, f); err != nil {
 			return fmt.Errorf("restore container %s: %w", f.r.id, err)
 		}

@@ -148,6 +148,9 @@ func (e *Engine) launch(ctx context.Context, r *record) (err error) {
 		return err
 	}
 	log, err := logOf(cfg)
+	if err == nil {
+		err = readySink(cfg)
+	}
 	if err != nil {
 		return err
 	}
@@ -207,6 +210,7 @@ func (e *Engine) supervise(r *record, this *run) {
 	r.run = this
 	r.mu.Unlock()
 	e.spawn(func(ctx context.Context) { e.watch(ctx, r, this) })
+	e.forward(r)
 	e.startHealth(r, this)
 }
 

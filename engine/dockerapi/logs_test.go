@@ -77,7 +77,7 @@ func TestLogDetails(t *testing.T) {
 	if !strings.Contains(r.err, "logger: no log driver named 'gelf' is registered") {
 		t.Errorf("an unknown driver: %s", r.err)
 	}
-	if got := d.do("info", "-f", "{{.LoggingDriver}} {{.Plugins.Log}}"); got != "json-file [json-file local none]" {
+	if got := d.do("info", "-f", "{{.LoggingDriver}} {{.Plugins.Log}}"); got != "json-file [journald json-file local none syslog]" {
 		t.Errorf("info says %s", got)
 	}
 	if _, err := os.Stat(d.do("inspect", "-f", "{{.LogPath}}", "tagged")); err != nil {

@@ -21,6 +21,8 @@ var points = map[string]scene{
 	"engine/create/before-record":      {do: life},
 	"engine/exit/before-delete":        {do: life},
 	"engine/exit/before-record":        {do: life},
+	"engine/forward/after-record":      {do: forward},
+	"engine/forward/before-record":     {do: forward},
 	"engine/identity/before-record":    {before: anonymize, do: info},
 	"engine/remove/after-rename":       {do: life},
 	"engine/remove/before-directory":   {do: life},

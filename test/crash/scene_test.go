@@ -4,11 +4,13 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // scene is what a client asks for, during which the server may die: an error is
@@ -108,6 +110,42 @@ func rotate(s *server) error {
 	}
 	if len(got) != last {
 		return fmt.Errorf("the log has %d lines", len(got))
+	}
+	return nil
+}
+
+// forward sends a container's log to a service on the host, for as long as the
+// server lives.
+func forward(s *server) error {
+	path := filepath.Join(s.dir, "syslog")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer os.Remove(path)
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(2 * pointLimit))
+	ended, done := s.ended, make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-ended:
+			_ = conn.SetReadDeadline(time.Unix(1, 0))
+		case <-done:
+		}
+	}()
+	if err := s.docker("run --name scene --log-driver syslog --log-opt syslog-address=unixgram://" + path + " busybox seq 3"); err != nil {
+		return err
+	}
+	buf := make([]byte, 1000)
+	for i := range 3 {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return err
+		}
+		if want := fmt.Sprintf("]: %d\n", i+1); !strings.HasSuffix(string(buf[:n]), want) {
+			return fmt.Errorf("sent was %q, want an end of %q", buf[:n], want)
+		}
 	}
 	return nil
 }
