@@ -91,6 +91,9 @@ func TestReporter(t *testing.T) {
 
 	// A second process of it: labels are corrected, what others wrote stays.
 	cfg.Labels = map[string]string{"zone": "y"}
+	if n, err = api.Client.CoreV1().Nodes().Get(ctx, "n1", metav1.GetOptions{}); err != nil { // it may have reported again
+		t.Fatal(err)
+	}
 	n.Spec.Unschedulable = true
 	if _, err := api.Client.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)

@@ -119,7 +119,8 @@ func TestTerminatingStopsLivenessOnly(t *testing.T) {
 		set.Watch(ctx, Target{Pod: &v1.Pod{}, Container: &v1.Container{LivenessProbe: execProbe(v1.Probe{PeriodSeconds: 1, InitialDelaySeconds: 5}),
 			ReadinessProbe: execProbe(v1.Probe{PeriodSeconds: 1})}, ID: "id", StartedAt: s.begin})
 		set.Terminating("id")
-		time.Sleep(time.Minute) // of the bubble
+		time.Sleep(time.Minute + time.Second/2) // of the bubble, and between two probes
+		synctest.Wait()
 		if h := set.Health("id"); h.LivenessFailed || len(s.at) < 50 {
 			t.Errorf("health %+v after %d probes", h, len(s.at))
 		}
