@@ -108,11 +108,6 @@ func refuse(c *runtimeapi.ContainerConfig) error {
 func appArmor(sc *runtimeapi.LinuxContainerSecurityContext, host apparmor.Support) ([]string, error) {
 	const localhost = "localhost/"
 	p := sc.GetApparmor()
-	if old := sc.GetApparmorProfile(); p == nil && strings.HasPrefix(old, localhost) { // the form of old kubelets
-		p = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: old}
-	} else if p == nil && old == apparmor.Unconfined {
-		p = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
-	}
 	switch name := strings.TrimPrefix(p.GetLocalhostRef(), localhost); {
 	case p == nil || p.ProfileType == runtimeapi.SecurityProfile_RuntimeDefault:
 		return nil, nil

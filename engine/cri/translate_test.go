@@ -16,9 +16,6 @@ func TestAppArmorProfileOfAPod(t *testing.T) {
 	typed := func(kind runtimeapi.SecurityProfile_ProfileType, name string) *runtimeapi.LinuxContainerSecurityContext {
 		return &runtimeapi.LinuxContainerSecurityContext{Apparmor: &runtimeapi.SecurityProfile{ProfileType: kind, LocalhostRef: name}}
 	}
-	old := func(profile string) *runtimeapi.LinuxContainerSecurityContext {
-		return &runtimeapi.LinuxContainerSecurityContext{ApparmorProfile: profile}
-	}
 	const runtimeDefault, unconfined, localhost = runtimeapi.SecurityProfile_RuntimeDefault, runtimeapi.SecurityProfile_Unconfined, runtimeapi.SecurityProfile_Localhost
 	for name, c := range map[string]struct {
 		sc   *runtimeapi.LinuxContainerSecurityContext
@@ -26,20 +23,16 @@ func TestAppArmorProfileOfAPod(t *testing.T) {
 		want string
 		err  error
 	}{
-		"no security context":            {nil, full, "", nil},
-		"nothing asked for":              {old(""), full, "", nil},
-		"the runtime's default":          {typed(runtimeDefault, ""), full, "", nil},
-		"the default, without AppArmor":  {typed(runtimeDefault, ""), none, "", nil},
-		"unconfined":                     {typed(unconfined, ""), full, "apparmor=unconfined", nil},
-		"unconfined, without AppArmor":   {typed(unconfined, ""), none, "apparmor=unconfined", nil},
-		"by name":                        {typed(localhost, "mine"), full, "apparmor=mine", nil},
-		"by name, with a prefix":         {typed(localhost, "localhost/mine"), full, "apparmor=mine", nil},
-		"by name, without AppArmor":      {typed(localhost, "mine"), none, "", problem.Unsupported},
-		"by no name":                     {typed(localhost, ""), full, "", problem.Invalid},
-		"old: the default":               {old("runtime/default"), full, "", nil},
-		"old: unconfined":                {old("unconfined"), full, "apparmor=unconfined", nil},
-		"old: by name":                   {old("localhost/mine"), full, "apparmor=mine", nil},
-		"old: by name, without AppArmor": {old("localhost/mine"), none, "", problem.Unsupported},
+		"no security context":           {nil, full, "", nil},
+		"nothing asked for":             {&runtimeapi.LinuxContainerSecurityContext{}, full, "", nil},
+		"the runtime's default":         {typed(runtimeDefault, ""), full, "", nil},
+		"the default, without AppArmor": {typed(runtimeDefault, ""), none, "", nil},
+		"unconfined":                    {typed(unconfined, ""), full, "apparmor=unconfined", nil},
+		"unconfined, without AppArmor":  {typed(unconfined, ""), none, "apparmor=unconfined", nil},
+		"by name":                       {typed(localhost, "mine"), full, "apparmor=mine", nil},
+		"by name, with a prefix":        {typed(localhost, "localhost/mine"), full, "apparmor=mine", nil},
+		"by name, without AppArmor":     {typed(localhost, "mine"), none, "", problem.Unsupported},
+		"by no name":                    {typed(localhost, ""), full, "", problem.Invalid},
 	} {
 		got, err := appArmor(c.sc, c.host)
 		if strings.Join(got, " ") != c.want || !errors.Is(err, c.err) {

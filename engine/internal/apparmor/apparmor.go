@@ -123,7 +123,7 @@ func (h *Host) Ensure(ctx context.Context, profile string) error {
 	defer h.mu.Unlock()
 	loaded, err := h.loaded(Default)
 	if err != nil {
-		return fmt.Errorf("Could not check if %s AppArmor profile was loaded: %w", Default, err)
+		return fmt.Errorf("could not check if %s AppArmor profile was loaded: %w", Default, err)
 	}
 	if loaded {
 		return nil

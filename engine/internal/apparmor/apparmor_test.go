@@ -143,7 +143,7 @@ func TestWhatCannotBeLoadedIsSaid(t *testing.T) {
 	if err := os.Remove(f.profiles); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Ensure(t.Context(), Default); err == nil || !strings.HasPrefix(err.Error(), "Could not check if docker-default AppArmor profile was loaded: ") {
+	if err := h.Ensure(t.Context(), Default); err == nil || !strings.HasPrefix(err.Error(), "could not check if docker-default AppArmor profile was loaded: ") {
 		t.Errorf("no list: %v", err)
 	}
 }
