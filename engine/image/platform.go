@@ -60,7 +60,7 @@ func ParsePlatform(s string) (ocispec.Platform, error) {
 			return ocispec.Platform{}, problem.New(problem.Invalid, "%q is an invalid component of %q: platform specifier component must match %q", part, s, platformPart)
 		}
 	}
-	if s == "linux" {
+	if len(parts) == 1 && parts[0] == "linux" {
 		return Host(), nil
 	}
 	p := ocispec.Platform{OS: "linux"}
