@@ -65,6 +65,39 @@ type state struct {
 	Namespace    string             `json:",omitempty"` // path of the network namespace, when it is the container's own
 	Endpoints    []network.Endpoint
 	Publications []network.Publication
+
+	Before *rested `json:",omitempty"` // what the last start changed; nil: it was the first
+}
+
+// rested is what a state says of the run before a start.
+type rested struct {
+	Status                dcontainer.ContainerState
+	StartedAt, FinishedAt time.Time
+	ExitCode              int
+	OOMKilled             bool   `json:",omitempty"`
+	Error                 string `json:",omitempty"`
+}
+
+// start makes the state that of a container which is about to run.
+func (st *state) start(now time.Time) {
+	st.Before = nil
+	if !st.FinishedAt.IsZero() {
+		st.Before = &rested{dcontainer.StateExited, st.StartedAt, st.FinishedAt, st.ExitCode, st.OOMKilled, st.Error}
+	}
+	st.Status, st.StartedAt, st.FinishedAt = dcontainer.StateRunning, now, time.Time{}
+	st.ExitCode, st.OOMKilled, st.Error = 0, false, ""
+}
+
+// unstart makes the state what it was before start.
+func (st *state) unstart() {
+	was := rested{Status: dcontainer.StateCreated}
+	if st.Before != nil {
+		was = *st.Before
+	}
+	st.Status, st.StartedAt, st.FinishedAt = was.Status, was.StartedAt, was.FinishedAt
+	st.ExitCode, st.OOMKilled, st.Error = was.ExitCode, was.OOMKilled, was.Error
+	st.Health = unchecked(st.Health)
+	st.Namespace, st.Endpoints, st.Publications = "", nil, nil
 }
 
 // record is one container in memory.

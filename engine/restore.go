@@ -189,15 +189,19 @@ func (e *Engine) settle(ctx context.Context, f found) error {
 	case adopt:
 		return e.adopt(ctx, f)
 	case discard:
+		_, st := r.view()
+		if st.Status == dcontainer.StateRunning {
+			// Never executed: as if the start had not been asked for, and with
+			// a restart policy it is repeated. Written first: a process that is
+			// gone would be one that was lost.
+			if err := r.change(soon, (*state).unstart); err != nil {
+				return err
+			}
+		}
 		if err := f.proc.Delete(ctx); err != nil {
 			return err
 		}
-		if _, st := r.view(); st.Status == dcontainer.StateRunning {
-			// Never executed: as if the start had not been asked for, and with
-			// a restart policy it is repeated below.
-			if err := e.markEnded(r, container.Exit{Code: codeLost, At: time.Now()}); err != nil {
-				return err
-			}
+		if st.Status == dcontainer.StateRunning {
 			return e.boot(ctx, r, true)
 		}
 	case ended:
@@ -279,7 +283,7 @@ func (e *Engine) removeNow(ctx context.Context, r *record) error {
 func (e *Engine) boot(ctx context.Context, r *record, unseen bool) error {
 	cfg, st := r.view()
 	interrupted := unseen || st.Status == dcontainer.StateRestarting
-	if !afterBoot(cfg.HostConfig.RestartPolicy, r.everStarted(), st.Stopped, interrupted, st.ExitCode, st.RestartCount) {
+	if !afterBoot(cfg.HostConfig.RestartPolicy, unseen || r.everStarted(), st.Stopped, interrupted, st.ExitCode, st.RestartCount) {
 		if st.Status == dcontainer.StateRestarting {
 			return r.change(soon, func(st *state) { st.Status = dcontainer.StateExited })
 		}

@@ -173,9 +173,7 @@ func (e *Engine) begin(ctx context.Context, r *record, proc *container.Container
 	// Before the exec: a daemon that dies now finds by it what belongs to the
 	// container. It is the runtime that knows whether the process runs.
 	err := r.change(soon, func(st *state) {
-		st.Status = dcontainer.StateRunning
-		st.StartedAt, st.FinishedAt = time.Now().UTC(), time.Time{}
-		st.ExitCode, st.OOMKilled, st.Error = 0, false, ""
+		st.start(time.Now().UTC())
 		st.Health = newHealth(r.cfg.Config, st.Health)
 		st.Namespace, st.Endpoints, st.Publications = net.namespace, net.endpoints, net.publications
 	})
