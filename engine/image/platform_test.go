@@ -13,3 +13,20 @@ func TestParsePlatform(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParsePlatform formats what it has parsed, and parses that as the same.
+func FuzzParsePlatform(f *testing.F) {
+	for _, seed := range []string{"linux/arm64/v8", "Linux", "aarch64", "linux/arm/v7", "a/b/c/d", "linux(1)/amd64", ""} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		p, err := ParsePlatform(text)
+		if err != nil {
+			return
+		}
+		again, err := ParsePlatform(FormatPlatform(p))
+		if err != nil || FormatPlatform(again) != FormatPlatform(p) {
+			t.Errorf("%q is %s, and that is %s, %v", text, FormatPlatform(p), FormatPlatform(again), err)
+		}
+	})
+}

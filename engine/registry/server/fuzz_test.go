@@ -1,8 +1,10 @@
 package server
 
 import (
+	"encoding/base64"
 	"strings"
 	"testing"
+	"time"
 )
 
 func FuzzParseDocument(f *testing.F) {
@@ -40,6 +42,24 @@ func FuzzMatch(f *testing.F) {
 		found, repo, what, known := match(method, path)
 		if found != nil && (!known || repo == "" || found.rest && (what == "" || strings.Contains(what, "/"))) {
 			t.Errorf("%s %q gave %q and %q", method, path, repo, what)
+		}
+	})
+}
+
+// FuzzReadToken finds no token that was not signed, and reads what was.
+func FuzzReadToken(f *testing.F) {
+	key, now := []byte("key"), time.Unix(1000, 0)
+	f.Add("e30.AAAA", []byte("{}"))
+	f.Add(signToken([]byte("another"), claims{Expires: 2000}), []byte("null"))
+	f.Add(".", []byte("["))
+	f.Fuzz(func(t *testing.T, token string, body []byte) {
+		if c, ok := readToken(key, token, now); ok {
+			t.Errorf("%q was taken for %+v", token, c)
+		}
+		text := base64.RawURLEncoding.EncodeToString(body)
+		signed := text + "." + base64.RawURLEncoding.EncodeToString(tokenMAC(key, text))
+		if c, ok := readToken(key, signed, now); ok && c.Expires <= now.Unix() {
+			t.Errorf("%q is over and was taken for %+v", body, c)
 		}
 	})
 }
