@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -83,23 +84,30 @@ func (c *compressor) control(do func(fd int) error) error {
 }
 
 // run compresses what an earlier process left, and then what is rotated, until
-// ctx ends.
-func (c *compressor) run(ctx context.Context, left []string) {
+// ctx ends. What fails is tried again.
+func (c *compressor) run(ctx context.Context, todo []string) {
 	stop := context.AfterFunc(ctx, func() { _ = c.inotify.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	defer c.inotify.Close()
-	for _, path := range left {
-		c.compress(path)
-	}
+	again := backoff{}
 	buf := make([]byte, 16<<10)
 	for {
+		todo = c.compress(todo, again.delay == 0)
+		var deadline time.Time // none
+		if len(todo) == 0 {
+			again = backoff{}
+		} else {
+			deadline = time.Now().Add(again.next())
+		}
+		_ = c.inotify.SetReadDeadline(deadline) // fails when it is closed, as the read does
+		if ctx.Err() != nil {
+			return // its deadline may be the one that was replaced
+		}
 		n, err := c.inotify.Read(buf)
-		if err != nil {
-			return // ctx has ended
+		if err != nil && (ctx.Err() != nil || !errors.Is(err, os.ErrDeadlineExceeded)) {
+			return
 		}
-		for _, path := range c.rotated(buf[:n]) {
-			c.compress(path)
-		}
+		todo = append(todo, c.rotated(buf[:max(n, 0)])...)
 	}
 }
 
@@ -124,10 +132,21 @@ func (c *compressor) rotated(events []byte) []string {
 	return paths
 }
 
-func (c *compressor) compress(path string) {
-	if err := logfile.Compress(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		c.log.Warn("rotated logs stay uncompressed for now", "path", path, "err", err)
+// compress compresses logs and returns those that could not be. The first time
+// that is said.
+func (c *compressor) compress(paths []string, say bool) (failed []string) {
+	slices.Sort(paths)
+	for _, path := range slices.Compact(paths) {
+		err := logfile.Compress(path)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		failed = append(failed, path)
+		if say {
+			c.log.Warn("a rotated log cannot be compressed, and is tried again", "path", path, "err", err)
+		}
 	}
+	return failed
 }
 
 // beginCompression starts the compressor. Without one, for want of an inotify

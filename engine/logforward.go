@@ -79,7 +79,11 @@ func (e *Engine) runForwarder(ctx context.Context, r *record, f *forwarder) {
 	}
 	b := backoff{}
 	for {
+		from := f.at.At
 		err := e.sendLog(ctx, r, f)
+		if f.at.At != from {
+			b = backoff{} // it went on in between
+		}
 		if err == nil {
 			if r.forwarded(f) {
 				return
@@ -87,7 +91,9 @@ func (e *Engine) runForwarder(ctx context.Context, r *record, f *forwarder) {
 			continue
 		}
 		if ctx.Err() == nil && !errors.Is(err, errLeft) {
-			e.log.Warn("log of a container is not sent for now", "container", r.id, "err", err)
+			if b.delay == 0 {
+				e.log.Warn("a container's log cannot be sent, and is tried again", "container", r.id, "err", err)
+			}
 			err = b.wait(ctx, f.leave)
 			if err == nil {
 				continue
@@ -213,14 +219,19 @@ func (e *Engine) send(ctx context.Context, r *record, f *forwarder, m logsink.Me
 type backoff struct{ delay time.Duration }
 
 const (
-	forwardAgain    = 100 * time.Millisecond
-	forwardAgainMax = 15 * time.Second
+	firstAgain = 100 * time.Millisecond
+	lastAgain  = 15 * time.Second
 )
+
+// next returns how long to wait now.
+func (b *backoff) next() time.Duration {
+	b.delay = min(max(2*b.delay, firstAgain), lastAgain)
+	return b.delay
+}
 
 // wait returns an error if ctx ends or leave is closed.
 func (b *backoff) wait(ctx context.Context, leave <-chan struct{}) error {
-	b.delay = min(max(2*b.delay, forwardAgain), forwardAgainMax)
-	timer := time.NewTimer(b.delay)
+	timer := time.NewTimer(b.next())
 	defer timer.Stop()
 	select {
 	case <-timer.C:
