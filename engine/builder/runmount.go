@@ -159,7 +159,7 @@ func (x *stageRun) mounts(ctx context.Context, p runPlan, dir string) (_ []Mount
 		case m.kind == instructions.MountTypeBind && m.from == "":
 			mount.Source, err = unpackOrigin(ctx, m.origins, at)
 		case m.kind == instructions.MountTypeBind:
-			err = x.bindLayers(&mount, m, at)
+			err = x.bindLayers(ctx, &mount, m, at)
 		}
 		if err != nil {
 			return nil, release, fmt.Errorf("mount %s: %w", m.target, err)
@@ -200,7 +200,7 @@ func unpackOrigin(ctx context.Context, origins []origin, at string) (string, err
 
 // bindLayers mounts a path of a stage or an image. What is written there is
 // lost: it goes to a directory below at.
-func (x *stageRun) bindLayers(mount *Mount, m runMount, at string) (err error) {
+func (x *stageRun) bindLayers(ctx context.Context, mount *Mount, m runMount, at string) (err error) {
 	images := x.build.cfg.Images
 	root, err := images.OpenRoot(m.layers)
 	if err != nil {
@@ -216,7 +216,7 @@ func (x *stageRun) bindLayers(mount *Mount, m runMount, at string) (err error) {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return x.bindFile(mount, root, name, at)
+		return x.bindFile(ctx, mount, root, name, at)
 	}
 	dirs, err := images.LayerDirs(m.layers)
 	if err != nil {
@@ -242,12 +242,12 @@ func (x *stageRun) bindLayers(mount *Mount, m runMount, at string) (err error) {
 }
 
 // bindFile mounts a copy of a file: the layer's own could be written to.
-func (x *stageRun) bindFile(mount *Mount, root *tree.Root, name, at string) error {
+func (x *stageRun) bindFile(ctx context.Context, mount *Mount, root *tree.Root, name, at string) error {
 	h, err := rootSource{root}.lookup(name)
 	if err != nil {
 		return err
 	}
-	mount.Source, err = unpackOrigin(context.Background(), []origin{{name: path.Base(name),
+	mount.Source, err = unpackOrigin(ctx, []origin{{name: path.Base(name),
 		files: []item{{src: rootSource{root}, path: name, header: h}}}}, at)
 	return err
 }
