@@ -141,6 +141,17 @@ func TestNothingIsCalledDoneThatIsNot(t *testing.T) {
 				t.Errorf("%s: %q in a comment", s.fset.Position(group.Pos()), m)
 			}
 		}
+		if s.test {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if text, ok := n.(*ast.BasicLit); ok && text.Kind == token.STRING {
+				if m := unfinished.FindString(text.Value); m != "" {
+					t.Errorf("%s: %q in a message", s.fset.Position(text.Pos()), m)
+				}
+			}
+			return true
+		})
 	}
 }
 
