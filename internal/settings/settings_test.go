@@ -23,6 +23,22 @@ func read(t *testing.T, args ...string) (instance.Config, error) {
 	return f.Read()
 }
 
+// compare compares settings that were read, and reads them again from what
+// Arguments makes of them.
+func compare(t *testing.T, got, want instance.Config) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	again, err := read(t, Arguments(got)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(got, again); diff != "" {
+		t.Errorf("Arguments does not give the settings back (-want +got):\n%s", diff)
+	}
+}
+
 func TestAFlagWinsOverTheFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.yaml")
 	if err := os.WriteFile(file, []byte("instance: two\nhttp-listen: \":8080\"\ndata-dir: /from/file\ndisable: [ingress]\nicc: true\nbypass-input-policy: true\n"), 0o600); err != nil {
@@ -37,16 +53,7 @@ func TestAFlagWinsOverTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	again, err := read(t, Arguments(got)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(got, again); diff != "" {
-		t.Errorf("Arguments does not give the settings back (-want +got):\n%s", diff)
-	}
+	compare(t, got, want)
 }
 
 func TestAnUnknownNameInTheFileIsRefused(t *testing.T) {
@@ -78,16 +85,7 @@ func TestDockersHostsAndCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	again, err := read(t, Arguments(got)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(got, again); diff != "" {
-		t.Errorf("Arguments does not give the settings back (-want +got):\n%s", diff)
-	}
+	compare(t, got, want)
 }
 
 func TestLogOptionsSurviveTheCommandLine(t *testing.T) {

@@ -135,7 +135,13 @@ func TestLogGoesOnAfterATornLine(t *testing.T) {
 func TestFollowerMissesNothingOfARotatingLog(t *testing.T) {
 	const lines = 5000
 	w := testLog(t, wire.Create{LogFormat: "json-file", MaxBytes: 4000, MaxFiles: 500})
-	done := make(chan struct{})
+	followed(t, w, lines, make(chan struct{}))
+}
+
+// followed writes lines to a log, closes it and done, and compares what one that
+// follows it meanwhile reads.
+func followed(t *testing.T, w *logWriter, lines int, done chan struct{}) {
+	t.Helper()
 	go func() {
 		defer close(done)
 		for i := range lines {
@@ -149,12 +155,12 @@ func TestFollowerMissesNothingOfARotatingLog(t *testing.T) {
 			t.Fatal(err)
 		}
 		if want := fmt.Sprintf("line %d\n", next); string(e.Line) != want {
-			t.Fatalf("got %q, want %q", e.Line, want)
+			t.Fatalf("followed %q, want %q", e.Line, want)
 		}
 		next++
 	}
 	if next != lines {
-		t.Errorf("got %d lines, want %d", next, lines)
+		t.Errorf("followed %d lines, want %d", next, lines)
 	}
 }
 

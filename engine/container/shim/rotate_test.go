@@ -35,26 +35,7 @@ func TestCompressionLosesNothing(t *testing.T) {
 			}
 		}
 	})
-	go func() {
-		defer close(done)
-		for i := range lines {
-			w.write(wire.Stdout, fmt.Appendf(nil, "line %d\n", i))
-		}
-		w.close()
-	}()
-	next := 0
-	for e, err := range logfile.Read(t.Context(), w.path, logfile.Options{Format: "json-file", Follow: true, Done: done}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want := fmt.Sprintf("line %d\n", next); string(e.Line) != want {
-			t.Fatalf("followed %q, want %q", e.Line, want)
-		}
-		next++
-	}
-	if next != lines {
-		t.Errorf("followed %d lines, want %d", next, lines)
-	}
+	followed(t, w, lines, done)
 	compressing.Wait()
 	if err := logfile.Compress(w.path); err != nil {
 		t.Fatal(err)
