@@ -34,39 +34,11 @@ func images(ctx context.Context, b *bench) ([]row, error) {
 	if err := s.prepare(); err != nil {
 		return nil, err
 	}
-	own, server, err := b.gantryTarget(&bytes.Buffer{})
-	if err != nil {
-		return nil, err
-	}
-	peer := map[string]string{}
-	log := &bytes.Buffer{}
-	if t := b.dockerdTarget(log); t != nil {
-		peer, err = s.measure(ctx, t, log)
-		if t.cmd != nil {
-			err = errors.Join(err, t.cmd.Process.Signal(os.Interrupt))
-			_ = t.cmd.Wait() // it was asked to end
-		}
-		if err != nil {
-			return nil, fmt.Errorf("docker: %w", err)
-		}
-	}
-	got, err := s.measure(ctx, own, server.log)
-	if err = errors.Join(err, server.stop(b)); err != nil {
-		return nil, err
-	}
-	var rows []row
-	for _, what := range imageRows {
-		figure := ""
-		if peer[what.name] != "" {
-			figure = "docker " + peer[what.name]
-		}
-		rows = append(rows, row{what.name, figure, got[what.name], what.aim})
-	}
-	return rows, nil
+	return b.beside(ctx, imageRows, s.measure)
 }
 
 // imageRows are what measure gives, in order.
-var imageRows = []struct{ name, aim string }{
+var imageRows = []aim{
 	{buildCold, "500 ms"}, {buildCached, "100 ms"}, {loadImage, "2.0 s"}, {saveImage, "1.0 s"}, {pullSecond, "the fifth alone"},
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // registryRows are what registries gives, in order.
-var registryRows = []struct{ name, aim string }{
+var registryRows = []aim{
 	{pushEmpty, "1.5 s"}, {pushPresent, "0.03 s"}, {pullLarge, "1.8 s"},
 }
 
@@ -35,35 +35,9 @@ func registries(ctx context.Context, b *bench) ([]row, error) {
 	if err := writeImage(archive); err != nil {
 		return nil, err
 	}
-	own, server, err := b.gantryTarget(&bytes.Buffer{})
-	if err != nil {
-		return nil, err
-	}
-	peer := map[string]string{}
-	log := &bytes.Buffer{}
-	if t := b.dockerdTarget(log); t != nil {
-		peer, err = measureRegistry(ctx, b, t, log, archive)
-		if t.cmd != nil {
-			err = errors.Join(err, t.cmd.Process.Signal(os.Interrupt))
-			_ = t.cmd.Wait() // it was asked to end
-		}
-		if err != nil {
-			return nil, fmt.Errorf("docker: %w", err)
-		}
-	}
-	got, err := measureRegistry(ctx, b, own, server.log, archive)
-	if err = errors.Join(err, server.stop(b)); err != nil {
-		return nil, err
-	}
-	var rows []row
-	for _, what := range registryRows {
-		figure := ""
-		if peer[what.name] != "" {
-			figure = "docker " + peer[what.name]
-		}
-		rows = append(rows, row{what.name, figure, got[what.name], what.aim})
-	}
-	return rows, nil
+	return b.beside(ctx, registryRows, func(ctx context.Context, t *target, log *bytes.Buffer) (map[string]string, error) {
+		return measureRegistry(ctx, b, t, log, archive)
+	})
 }
 
 // measureRegistry takes the figures of one engine, which starts empty. Each try
