@@ -5,14 +5,9 @@ package clients
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os/exec"
 	"testing"
-	"time"
 
 	"gantry/internal/testenv"
 	"gantry/test/harness"
@@ -38,41 +33,6 @@ func needVersion1(t *testing.T) {
 	if !bytes.HasPrefix(out, []byte("1.")) {
 		t.Skipf("docker-compose is version %s, not 1", bytes.TrimSpace(out))
 	}
-}
-
-// eventually retries try until it succeeds or a minute has passed. It is for
-// what offers a foreign process no event to wait for.
-func eventually(t *testing.T, what string, try func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: %v", what, err)
-		case <-tick.C:
-		}
-	}
-}
-
-// get fetches a URL; any status but 200 is an error.
-func get(client *http.Client, url string) (string, error) {
-	resp, err := client.Get(url)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = errors.New(resp.Status)
-	}
-	return string(body), err
 }
 
 // want compares what a command printed.

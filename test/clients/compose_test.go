@@ -56,14 +56,14 @@ func (p *project) up(t *testing.T) {
 		t.Fatalf("up: %+v", r)
 	}
 	client := p.HTTP()
-	eventually(t, "the published port", func() error {
-		body, err := get(client, "http://127.0.0.1:8091/")
+	harness.Eventually(t, "the published port", func() error {
+		body, err := harness.Get(client, "http://127.0.0.1:8091/")
 		if err == nil && body != "hello world\n" {
 			err = fmt.Errorf("it says %q", body)
 		}
 		return err
 	})
-	eventually(t, "health", func() error {
+	harness.Eventually(t, "health", func() error {
 		if out := p.do("ps", "web"); !strings.Contains(out, "Up (healthy)") {
 			return fmt.Errorf("ps says %s", out)
 		}
@@ -103,7 +103,7 @@ func (p *project) settings(t *testing.T) {
 // on it hears its signals.
 func (p *project) databaseUp(times int) {
 	p.t.Helper()
-	eventually(p.t, "the database's log", func() error {
+	harness.Eventually(p.t, "the database's log", func() error {
 		if out := p.do("logs", "--no-color", "db"); strings.Count(out, "| db up") != times {
 			return fmt.Errorf("it is %s", out)
 		}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"gantry/internal/testenv"
+	"gantry/test/harness"
 )
 
 // TestGoClients runs testdata/golang, a module of its own: moby's Go client, and
@@ -37,7 +38,7 @@ func TestGoClients(t *testing.T) {
 	if strings.Contains(r.Stdout, "no tests to run") {
 		t.Error("nothing ran")
 	}
-	eventually(t, "what the reaper leaves", func() error {
+	harness.Eventually(t, "what the reaper leaves", func() error {
 		left := s.Docker("ps", "-aq") + s.Docker("volume", "ls", "-q") + s.Docker("network", "ls", "-q", "--filter", "type=custom") + s.Docker("images", "-q", "left")
 		if left != "" {
 			return fmt.Errorf("%s", left)

@@ -70,8 +70,8 @@ func TestDocker(t *testing.T) {
 			"mkdir -p /www && echo served > /www/index.html && exec httpd -f -h /www")
 		defer s.Docker("rm", "-f", "web")
 		client := s.HTTP()
-		eventually(t, "published port", func() error {
-			body, err := get(client, "http://127.0.0.1:8088/")
+		harness.Eventually(t, "published port", func() error {
+			body, err := harness.Get(client, "http://127.0.0.1:8088/")
 			if err == nil && body != "served\n" {
 				err = fmt.Errorf("got %q", body)
 			}
@@ -127,7 +127,7 @@ func life(t *testing.T, s *harness.Server) {
 	if r := s.Fails("docker", "exec", "life", "sh", "-c", "exit 9"); r.Code != 9 {
 		t.Errorf("exec: %+v, want exit status 9", r)
 	}
-	eventually(t, "first line", func() error {
+	harness.Eventually(t, "first line", func() error {
 		if out := s.Docker("logs", "life"); out != "ready\n" {
 			return fmt.Errorf("logs are %q", out)
 		}

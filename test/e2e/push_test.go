@@ -20,8 +20,8 @@ func address(s *harness.Server, app string) string {
 func replicas(t *testing.T, s *harness.Server, url string, want int) {
 	t.Helper()
 	client, seen := s.HTTP(), map[string]bool{}
-	eventually(t, "answers of the replicas", func() error {
-		body, err := get(client, url)
+	harness.Eventually(t, "answers of the replicas", func() error {
+		body, err := harness.Get(client, url)
 		seen[body] = err == nil
 		if len(seen) < want {
 			return fmt.Errorf("%v so far, %w", seen, err)
@@ -62,7 +62,7 @@ func TestPush(t *testing.T) {
 		}
 		write(t, hello, "main.go", strings.Replace(string(text), "Hello from", "Goodbye from", 1))
 		s.Gantry("push", hello)
-		body, err := get(s.HTTP(), address(s, "hello"))
+		body, err := harness.Get(s.HTTP(), address(s, "hello"))
 		if err != nil || !strings.HasPrefix(body, "Goodbye from") {
 			t.Errorf("serves %q, %v", body, err)
 		}
@@ -75,7 +75,7 @@ func TestPush(t *testing.T) {
 			t.Errorf("exit status %d, want 1", r.Code)
 		}
 		contains(t, r.Stdout+r.Stderr, "42", "cannot find the treasure")
-		body, err := get(s.HTTP(), address(s, "hello"))
+		body, err := harness.Get(s.HTTP(), address(s, "hello"))
 		if err != nil || !strings.HasPrefix(body, "Goodbye from") {
 			t.Errorf("serves %q, %v", body, err)
 		}
@@ -116,7 +116,7 @@ func TestGuestbook(t *testing.T) {
 		s.Kubectl("rollout", "status", "deployment/guestbook-"+app, "--timeout=60s")
 	}
 	url := "http://guestbook.localhost/"
-	eventually(t, "an entry is taken", func() error {
+	harness.Eventually(t, "an entry is taken", func() error {
 		resp, err := s.HTTP().PostForm(url+"sign", map[string][]string{"text": {"first!"}})
 		if err != nil {
 			return err
@@ -127,7 +127,7 @@ func TestGuestbook(t *testing.T) {
 		}
 		return nil
 	})
-	body, err := get(s.HTTP(), url)
+	body, err := harness.Get(s.HTTP(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,8 +136,8 @@ func TestGuestbook(t *testing.T) {
 	t.Run("the store's volume outlives its pod", func(t *testing.T) {
 		s.Kubectl("delete", "pod", "-l", "tier=store", "--wait=true")
 		s.Kubectl("rollout", "status", "deployment/guestbook-store", "--timeout=60s")
-		eventually(t, "the entry is still there", func() error {
-			body, err := get(s.HTTP(), url)
+		harness.Eventually(t, "the entry is still there", func() error {
+			body, err := harness.Get(s.HTTP(), url)
 			if err == nil && !strings.Contains(body, "first!") {
 				err = fmt.Errorf("page is %s", body)
 			}

@@ -38,7 +38,7 @@ func TestSupervision(t *testing.T) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "two new containers", func() error {
+		harness.Eventually(t, "two new containers", func() error {
 			now := containers(s, "hello")
 			if strings.Contains(now, first[0]) || strings.Count(now, "\n") != 2 {
 				return fmt.Errorf("containers are\n%s", now)
@@ -83,7 +83,7 @@ func traffic(t *testing.T, s *harness.Server, url string, during func()) error {
 	result := make(chan error, 1) // one value, sent by the one goroutine below
 	go func() {
 		for ctx.Err() == nil {
-			if _, err := get(client, url); err != nil {
+			if _, err := harness.Get(client, url); err != nil {
 				result <- fmt.Errorf("request %d: %w", sent.Load(), err)
 				return
 			}
@@ -112,7 +112,7 @@ func TestReboot(t *testing.T) {
 	s.Reboot()
 	s.Up()
 	replicas(t, s, address(s, "hello"), 2)
-	eventually(t, "the container with restart=always runs", func() error {
+	harness.Eventually(t, "the container with restart=always runs", func() error {
 		if out := s.Docker("inspect", "-f", "{{.State.Running}}", "always"); out != "true\n" {
 			return fmt.Errorf("running: %s", out)
 		}
@@ -132,7 +132,7 @@ func TestTwoInstances(t *testing.T) {
 	b.Gantry("down", "--purge")
 	replicas(t, a, address(a, "hello"), 2)
 	client := &http.Client{Transport: a.HTTP().Transport, Timeout: 2 * time.Second}
-	if body, err := get(client, "http://127.0.0.1:8081/"); err == nil {
+	if body, err := harness.Get(client, "http://127.0.0.1:8081/"); err == nil {
 		t.Errorf("the purged instance answers %q", body)
 	}
 }
